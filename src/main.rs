@@ -1,0 +1,4 @@
+//! The `writegate` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}
