@@ -1,0 +1,109 @@
+//! What is marked, by identity: the answer to "this event's path means nothing here, so what is it?".
+
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
+
+use crate::sys::file::Identity;
+use crate::sys::path::FixedPath;
+
+/// A marked object.
+#[derive(Debug)]
+struct Marked {
+    /// Its canonical path, as the policies name it.
+    path: Box<[u8]>,
+    /// The walk that saw it last.
+    walk: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    directories: HashMap<Identity, Marked>,
+    files: HashMap<Identity, Marked>,
+}
+
+/// Marked directories, and marked files with several names. Locks are held for memory operations only, so a
+/// responder never waits here for anything that waits for a responder.
+#[derive(Debug, Default)]
+pub struct MarkTable {
+    inner: RwLock<Inner>,
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkKind {
+    /// A directory, marked for its children.
+    Directory,
+    /// A file with several names, marked itself.
+    File,
+}
+
+impl MarkTable {
+    /// Copies the canonical path of the marked directory `id` into `path`.
+    pub fn directory(&self, id: Identity, path: &mut FixedPath) -> bool {
+        self.inner.read().directories.get(&id).is_some_and(|marked| path.set(&marked.path))
+    }
+
+    /// Copies the canonical path of the marked file `id` into `path`.
+    pub fn file(&self, id: Identity, path: &mut FixedPath) -> bool {
+        self.inner.read().files.get(&id).is_some_and(|marked| path.set(&marked.path))
+    }
+
+    /// Notes a mark; true when it was not there before under this path.
+    pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64) -> bool {
+        let mut inner = self.inner.write();
+        let map = match kind {
+            MarkKind::Directory => &mut inner.directories,
+            MarkKind::File => &mut inner.files,
+        };
+        match map.get_mut(&id) {
+            // The first path stays: two paths of one object are an alias, and one of them is enough.
+            Some(marked) if marked.walk == walk => false,
+            Some(marked) => {
+                let moved = *marked.path != *path;
+                if moved {
+                    marked.path = path.into();
+                }
+                marked.walk = walk;
+                moved
+            }
+            None => {
+                map.insert(id, Marked { path: path.into(), walk });
+                true
+            }
+        }
+    }
+
+    /// Whether the directory is marked.
+    pub fn has_directory(&self, id: Identity) -> bool {
+        self.inner.read().directories.contains_key(&id)
+    }
+
+    /// Takes out what the walk `walk` did not see, and gives it back.
+    pub fn take_stale(&self, walk: u64) -> Vec<(MarkKind, Box<[u8]>)> {
+        let mut inner = self.inner.write();
+        let mut stale = Vec::new();
+        let Inner { directories, files } = &mut *inner;
+        for (kind, map) in [(MarkKind::Directory, directories), (MarkKind::File, files)] {
+            map.retain(|_, marked| {
+                if marked.walk == walk {
+                    return true;
+                }
+                stale.push((kind, std::mem::take(&mut marked.path)));
+                false
+            });
+        }
+        stale
+    }
+
+    /// How many directories and files are marked.
+    pub fn len(&self) -> (usize, usize) {
+        let inner = self.inner.read();
+        (inner.directories.len(), inner.files.len())
+    }
+
+    /// Whether nothing is marked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == (0, 0)
+    }
+}

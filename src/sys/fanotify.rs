@@ -1,0 +1,193 @@
+//! fanotify(7): groups, marks, raw reads and responses.
+//!
+//! nix 0.31's wrapper allocates a `Vec` per read, closes unanswered events and lacks the newer flags, so this
+//! module speaks to the kernel itself.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Linux 6.13: an event whose file could not be opened carries `-errno` instead of failing the read.
+const FAN_REPORT_FD_ERROR: u32 = 0x2000;
+
+/// The layout version this code was written for (`struct fanotify_event_metadata`).
+pub const METADATA_VERSION: u8 = 3;
+
+/// Which directories' and files' events a mark asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    /// Opens of the children of a directory, for a permission group.
+    pub const OPEN_PERM_CHILDREN: Self = Self(libc::FAN_OPEN_PERM | libc::FAN_EVENT_ON_CHILD);
+    /// Opens of one file, for a permission group.
+    pub const OPEN_PERM: Self = Self(libc::FAN_OPEN_PERM);
+    /// New entries that are not directories.
+    pub const CREATE: Self = Self(libc::FAN_CREATE);
+    /// New and moved-in entries, directories included, and this directory's own end.
+    pub const TOPOLOGY: Self = Self(libc::FAN_CREATE | libc::FAN_MOVED_TO | libc::FAN_ONDIR);
+    /// What a tree that must not change may undergo: everything but permission events.
+    pub const CHANGES: Self = Self(
+        libc::FAN_CREATE
+            | libc::FAN_DELETE
+            | libc::FAN_MOVED_FROM
+            | libc::FAN_MOVED_TO
+            | libc::FAN_ATTRIB
+            | libc::FAN_MODIFY
+            | libc::FAN_CLOSE_WRITE
+            | libc::FAN_EVENT_ON_CHILD
+            | libc::FAN_ONDIR,
+    );
+}
+
+/// An answer to a permission event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The opener goes on.
+    Allow,
+    /// The opener gets EPERM.
+    Deny,
+}
+
+/// A fanotify group. The kernel drops its marks and allows all that is pending when its last descriptor in any
+/// process is closed.
+#[derive(Debug)]
+pub struct Group {
+    fd: OwnedFd,
+}
+
+impl Group {
+    /// A group of class CONTENT: permission events with the opener's thread id and an event descriptor.
+    ///
+    /// `O_NONBLOCK` on event descriptors: the kernel opens the file inside read(2), and without it another
+    /// user's write lease would stall that read, and with it every opener, for up to 45 s.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` or `ENOSYS` where the kernel lacks permission events.
+    pub fn permission() -> io::Result<Self> {
+        let flags = libc::FAN_CLASS_CONTENT
+            | libc::FAN_CLOEXEC
+            | libc::FAN_UNLIMITED_QUEUE
+            | libc::FAN_UNLIMITED_MARKS
+            | libc::FAN_REPORT_TID;
+        let event_flags =
+            libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE | libc::O_NONBLOCK | libc::O_NOATIME;
+        Self::init(flags | FAN_REPORT_FD_ERROR, event_flags).or_else(|error| {
+            // Kernels before 6.13 do not know the flag; there a read fails with the errno instead.
+            if error.raw_os_error() == Some(libc::EINVAL) { Self::init(flags, event_flags) } else { Err(error) }
+        })
+    }
+
+    /// A group of class NOTIF that reports directory, name and target by file handle, non-blocking.
+    ///
+    /// # Errors
+    /// `EINVAL` on kernels before 5.17, which cannot report targets.
+    pub fn notification() -> io::Result<Self> {
+        Self::init(
+            libc::FAN_CLASS_NOTIF
+                | libc::FAN_CLOEXEC
+                | libc::FAN_NONBLOCK
+                | libc::FAN_UNLIMITED_QUEUE
+                | libc::FAN_UNLIMITED_MARKS
+                | libc::FAN_REPORT_TID
+                | libc::FAN_REPORT_DFID_NAME
+                | libc::FAN_REPORT_FID
+                | libc::FAN_REPORT_TARGET_FID,
+            libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE,
+        )
+    }
+
+    fn init(flags: u32, event_flags: i32) -> io::Result<Self> {
+        // SAFETY: fanotify_init(2) takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::fanotify_init(flags, event_flags as u32) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Takes over a group that another process passed on (the service manager's descriptor store).
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// For poll(2) and for handing on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.fd)
+    }
+
+    /// Another descriptor of the same group.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    /// Adds `mask` to the mark of the object at `path`, not following a final symbolic link.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR` when it has changed meanwhile; `ENOSPC`, `ENOMEM`; for notification groups
+    /// `ENODEV`, `EXDEV`, `EOPNOTSUPP` where the filesystem cannot name objects by handle.
+    pub fn mark_add(&self, mask: Mask, path: &CStr) -> io::Result<()> {
+        self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_DONT_FOLLOW, mask, path)
+    }
+
+    /// Takes `mask` off the mark of the object at `path`.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such mark or no such path.
+    pub fn mark_remove(&self, mask: Mask, path: &CStr) -> io::Result<()> {
+        self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_DONT_FOLLOW, mask, path)
+    }
+
+    fn mark(&self, flags: u32, mask: Mask, path: &CStr) -> io::Result<()> {
+        // SAFETY: `path` is NUL-terminated and outlives the call (fanotify_mark(2)).
+        let result =
+            unsafe { libc::fanotify_mark(self.fd.as_raw_fd(), flags, mask.0, libc::AT_FDCWD, path.as_ptr()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Reads events into `buffer`; a notification group gives `WouldBlock` when its queue is empty.
+    ///
+    /// # Errors
+    /// Those of read(2); for a permission group most of them mean one lost event (see fanotify(7)).
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the buffer is valid and writable for its whole length.
+        let n = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    }
+
+    /// Answers the pending event that was delivered with descriptor number `fd`, whichever process read it:
+    /// the kernel matches numbers, oldest first. Retries `EINTR`.
+    ///
+    /// # Errors
+    /// `ENOENT` when no event with that number waits any more.
+    pub fn respond(&self, fd: RawFd, answer: Answer) -> io::Result<()> {
+        let response = libc::fanotify_response {
+            fd,
+            response: match answer {
+                Answer::Allow => libc::FAN_ALLOW,
+                Answer::Deny => libc::FAN_DENY,
+            },
+        };
+        loop {
+            // SAFETY: `response` is a valid struct of the length given.
+            let n = unsafe {
+                libc::write(
+                    self.fd.as_raw_fd(),
+                    (&raw const response).cast(),
+                    size_of::<libc::fanotify_response>(),
+                )
+            };
+            if n >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}

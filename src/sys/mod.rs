@@ -1,0 +1,12 @@
+//! The only place with `unsafe`: thin, typed wrappers of the kernel calls that nix does not have, or has only
+//! with an allocation.
+#![allow(unsafe_code)]
+
+pub mod clock;
+pub mod fanotify;
+pub mod file;
+pub mod lease;
+pub mod path;
+pub mod proc;
+pub mod shared;
+pub mod thread;

@@ -1,0 +1,246 @@
+//! /proc without allocation: small files into the caller's buffer, links, a blocked thread's registers.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::path::FixedPath;
+
+/// Two directories of /proc, kept open: looking up below them is cheaper than from the root, and a later mount
+/// over /proc does not mislead us.
+#[derive(Debug)]
+pub struct Proc {
+    root: OwnedFd,
+    own_descriptors: OwnedFd,
+}
+
+fn open_at(dir: i32, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: `path` is NUL-terminated and no file is created, so no mode is read.
+    let fd = unsafe { libc::openat(dir, path.as_ptr(), flags | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn link_at(dir: i32, path: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `path` is NUL-terminated, `buffer` valid and writable for its length.
+    let n = unsafe { libc::readlinkat(dir, path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+}
+
+fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: i64) -> io::Result<usize> {
+    // SAFETY: `buffer` is valid and writable for its length.
+    let n = unsafe { libc::pread(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), offset) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+}
+
+/// A path such as `1234/syscall`, short enough for the stack.
+struct Entry {
+    bytes: [u8; 40],
+}
+
+impl Entry {
+    fn new(id: i32, name: &str) -> Self {
+        use std::io::Write as _;
+        let mut entry = Self { bytes: [0; 40] };
+        // Names are ours and at most 12 bytes; the array is longer than any of them with any number.
+        let _ = write!(&mut entry.bytes[..39], "{id}/{name}");
+        entry
+    }
+
+    fn as_cstr(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl Proc {
+    /// Opens them; call it in the process whose descriptors are to be looked at.
+    ///
+    /// # Errors
+    /// Those of open(2): /proc is not mounted.
+    pub fn open() -> io::Result<Self> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        Ok(Self {
+            root: open_at(libc::AT_FDCWD, c"/proc", flags)?,
+            own_descriptors: open_at(libc::AT_FDCWD, c"/proc/self/fd", flags)?,
+        })
+    }
+
+    /// The path by which `fd` was reached, as seen from here.
+    ///
+    /// # Errors
+    /// `ENAMETOOLONG` for a path of 4,096 bytes or more.
+    pub fn path_of(&self, fd: BorrowedFd<'_>, path: &mut FixedPath) -> io::Result<()> {
+        let mut name = FixedNumber::new(fd.as_raw_fd());
+        let n = link_at(self.own_descriptors.as_raw_fd(), name.as_cstr(), path.room())?;
+        path.filled(n);
+        Ok(())
+    }
+
+    /// The directory of a process or thread. It names the task, not the number: once the task is dead, look-ups
+    /// below it fail with `ESRCH` or `ENOENT`, whoever gets the number next.
+    ///
+    /// # Errors
+    /// `ENOENT` when it is gone.
+    pub fn task(&self, id: i32) -> io::Result<Task> {
+        let entry = Entry::new(id, "");
+        let dir = open_at(self.root.as_raw_fd(), entry.as_cstr(), libc::O_PATH | libc::O_DIRECTORY)?;
+        Ok(Task { dir })
+    }
+
+    /// Opens `/proc/<id>/<name>` for reading.
+    ///
+    /// # Errors
+    /// `ENOENT` when the task is gone, `EACCES` without the right to look.
+    pub fn open_file(&self, id: i32, name: &str) -> io::Result<OwnedFd> {
+        open_at(self.root.as_raw_fd(), Entry::new(id, name).as_cstr(), libc::O_RDONLY)
+    }
+}
+
+/// One descriptor number as text.
+struct FixedNumber {
+    bytes: [u8; 12],
+}
+
+impl FixedNumber {
+    fn new(number: i32) -> Self {
+        use std::io::Write as _;
+        let mut text = Self { bytes: [0; 12] };
+        let _ = write!(&mut text.bytes[..11], "{number}");
+        text
+    }
+
+    fn as_cstr(&mut self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+/// A process or thread in /proc.
+#[derive(Debug)]
+pub struct Task {
+    dir: OwnedFd,
+}
+
+impl Task {
+    /// Reads as much of the file `name` as fits `buffer`.
+    ///
+    /// # Errors
+    /// `ESRCH` or `ENOENT` when the task is gone.
+    pub fn read(&self, name: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = self.open(name)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let n = read_at(file.as_fd(), &mut buffer[filled..], filled as i64)?;
+            if n == 0 {
+                break;
+            }
+            filled += n;
+        }
+        Ok(filled)
+    }
+
+    /// Reads a file of at most one page that the kernel gives in one piece.
+    ///
+    /// # Errors
+    /// `ESRCH` or `ENOENT` when the task is gone.
+    pub fn read_small(&self, name: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+        read_at(self.open(name)?.as_fd(), buffer, 0)
+    }
+
+    /// Opens the file `name` for reading.
+    ///
+    /// # Errors
+    /// `ESRCH` or `ENOENT` when the task is gone.
+    pub fn open(&self, name: &CStr) -> io::Result<OwnedFd> {
+        open_at(self.dir.as_raw_fd(), name, libc::O_RDONLY)
+    }
+
+    /// Reads the link `name`.
+    ///
+    /// # Errors
+    /// `ENOENT` for kernel threads and dead tasks.
+    pub fn link(&self, name: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
+        link_at(self.dir.as_raw_fd(), name, buffer)
+    }
+
+    /// The directory's descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Reads from `file` at its position until `buffer` is full or the file ends.
+///
+/// # Errors
+/// Those of read(2).
+pub fn read_next(file: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `buffer` is valid and writable for its length.
+    let n = unsafe { libc::read(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+}
+
+/// The longest line of `/proc/<tid>/syscall`: nine 64-bit numbers in hexadecimal.
+pub const SYSCALL_LINE_BYTES: usize = 192;
+
+/// How many threads' registers a responder keeps at hand. A descriptor each, so 128 responders stay below
+/// 9,000 descriptors.
+const CACHED_THREADS: usize = 64;
+
+/// Descriptors of `/proc/<tid>/syscall`, one per recently seen thread: reading one that is open costs a third
+/// of opening it anew.
+#[derive(Debug)]
+pub struct RegisterCache {
+    entries: [(i32, Option<OwnedFd>); CACHED_THREADS],
+}
+
+impl Default for RegisterCache {
+    fn default() -> Self {
+        Self { entries: std::array::from_fn(|_| (0, None)) }
+    }
+}
+
+impl RegisterCache {
+    /// Reads the line of `tid` into `line`; how many bytes there are.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` when the thread is gone, `EPERM` without the right to look.
+    pub fn read(&mut self, proc: &Proc, tid: i32, line: &mut [u8; SYSCALL_LINE_BYTES]) -> io::Result<usize> {
+        let entry = &mut self.entries[tid as usize % CACHED_THREADS];
+        if entry.0 == tid
+            && let Some(file) = &entry.1
+        {
+            // A dead task answers ESRCH, so a number that was given to another thread is never mistaken.
+            if let Ok(n) = read_at(file.as_fd(), line, 0)
+                && n > 0
+            {
+                return Ok(n);
+            }
+        }
+        *entry = (0, None);
+        let file = proc.open_file(tid, "syscall")?;
+        let n = read_at(file.as_fd(), line, 0)?;
+        *entry = (tid, Some(file));
+        Ok(n)
+    }
+}
+
+/// Copies `N` bytes from address `address` of the process that thread `tid` belongs to.
+///
+/// # Errors
+/// `EFAULT`, `ESRCH`, `EPERM` (process_vm_readv(2)).
+pub fn read_memory<const N: usize>(tid: i32, address: u64) -> io::Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: N };
+    // SAFETY: `local` describes `bytes`; `remote` is only an address for the kernel to look up elsewhere.
+    let n = unsafe { libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0) };
+    if n < 0 {
+        Err(io::Error::last_os_error())
+    } else if n as usize == N {
+        Ok(bytes)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EFAULT))
+    }
+}

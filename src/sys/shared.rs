@@ -1,0 +1,285 @@
+//! The page that supervisor and workers share: what has been read and not yet answered, and the counters.
+//!
+//! Responders let the kernel write events straight into it, so that an event is on record here the instant
+//! read(2) returns: copying it afterwards lost events when the worker was killed in between (measured).
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use super::fanotify::{Group, METADATA_VERSION};
+
+/// The most responders of one worker; more threads than this only wake each other.
+pub const RESPONDERS_MAX: usize = 128;
+
+/// Threads of the worker that are not responders: main, logger, watcher, control, and some that are starting.
+const OTHER_THREADS_MAX: usize = 64;
+
+/// Denials that the supervisor gave and no worker has recorded yet. Openers can be in flight once per responder,
+/// and safe mode lasts some tens of milliseconds; what does not fit is counted.
+pub const LEFTOVERS_MAX: usize = 1024;
+
+/// `struct fanotify_event_metadata`, written by the kernel, cleared by whoever answers.
+#[repr(C, align(8))]
+#[derive(Debug, Default)]
+pub struct RawEvent {
+    /// 0: there is no unanswered event here.
+    length: AtomicU32,
+    version_and_sizes: AtomicU32,
+    mask: AtomicU64,
+    fd: AtomicI32,
+    tid: AtomicI32,
+}
+
+/// The bytes of one event.
+pub const EVENT_BYTES: usize = size_of::<RawEvent>();
+const _: () = assert!(EVENT_BYTES == size_of::<libc::fanotify_event_metadata>());
+
+/// One responder's part. 128 bytes apart, so that no two responders write to one cache line or to a pair that
+/// is fetched together.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub struct Slot {
+    event: RawEvent,
+    /// Events answered; the supervisor watches that it moves.
+    pub answered: AtomicU64,
+    /// Events allowed.
+    pub allowed: AtomicU64,
+    /// Events denied.
+    pub denied: AtomicU64,
+    /// Events that the kernel refused by itself, because it could not open the file for us.
+    pub refused: AtomicU64,
+}
+
+/// What read(2) brought.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A permission event: answer it.
+    Event(Arrival),
+    /// The kernel has refused the opener: it could not open the file for the gate.
+    Refused {
+        /// The opener.
+        tid: i32,
+        /// Why, as an errno.
+        errno: i32,
+    },
+    /// Nothing that wants an answer.
+    Nothing,
+}
+
+/// An event's descriptor with the opener's thread id. Answer it with [`Slot::answer`]; a drop without an answer
+/// closes the descriptor but leaves the event on record, so that the supervisor can still answer it.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Opened by the kernel for reading only.
+    pub fd: OwnedFd,
+    /// The opener.
+    pub tid: i32,
+}
+
+impl Slot {
+    /// Waits for one event. The kernel writes it into this slot.
+    ///
+    /// # Errors
+    /// Those of read(2); see [`Group::read`].
+    pub fn receive(&self, group: &Group) -> io::Result<Delivery> {
+        // SAFETY: the slot lies in a mapping that is never unmapped, RawEvent has the size and layout of one
+        // event, and all its fields are atomics, so a write from the kernel is a write to shared memory.
+        let n = unsafe {
+            libc::read(group.as_fd().as_raw_fd(), (&raw const self.event).cast_mut().cast(), EVENT_BYTES)
+        };
+        if n < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if (n as usize) < EVENT_BYTES {
+            return Ok(Delivery::Nothing);
+        }
+        let version = self.event.version_and_sizes.load(Ordering::Relaxed) as u8;
+        let fd = self.event.fd.load(Ordering::Relaxed);
+        let tid = self.event.tid.load(Ordering::Relaxed);
+        if version != METADATA_VERSION {
+            self.clear();
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "unknown layout of fanotify events"));
+        }
+        if fd < 0 {
+            // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
+            self.clear();
+            return Ok(if fd == libc::FAN_NOFD {
+                Delivery::Nothing
+            } else {
+                Delivery::Refused { tid, errno: -fd }
+            });
+        }
+        // SAFETY: the kernel has just installed this descriptor in our table for this event.
+        Ok(Delivery::Event(Arrival { fd: unsafe { OwnedFd::from_raw_fd(fd) }, tid }))
+    }
+
+    /// The event is answered: takes it off the record. Before its descriptor is closed, so that its number
+    /// cannot be given to another event while it still stands here.
+    pub fn clear(&self) {
+        self.event.length.store(0, Ordering::Release);
+    }
+
+    /// The unanswered event on record, if any: descriptor number (in the worker that read it) and thread id.
+    pub fn unanswered(&self) -> Option<(RawFd, i32)> {
+        if self.event.length.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let fd = self.event.fd.load(Ordering::Relaxed);
+        (fd >= 0).then(|| (fd, self.event.tid.load(Ordering::Relaxed)))
+    }
+}
+
+/// How far the worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stage {
+    /// No worker, or not far enough to answer: the supervisor reads the queue.
+    Starting = 0,
+    /// Responders answer; marks are still being placed.
+    Answering = 1,
+    /// Everything is in place.
+    Ready = 2,
+}
+
+/// A denial of the supervisor, waiting to be recorded by a worker.
+#[derive(Debug, Default)]
+pub struct Leftover {
+    /// The opener; 0: nothing here.
+    pub tid: AtomicI32,
+    /// 0: the worker died; 1: safe mode.
+    pub safe_mode: AtomicU32,
+    /// The opener's system call, -1 when not known.
+    pub syscall: AtomicI32,
+    /// Device of the object, 0 when not known.
+    pub dev: AtomicU64,
+    /// Inode of the object, 0 when not known.
+    pub ino: AtomicU64,
+    /// Nanoseconds since the epoch.
+    pub time_ns: AtomicU64,
+}
+
+/// Everything supervisor and workers share. All fields are atomics: a process may die between any two stores.
+#[repr(C)]
+pub struct SharedPage {
+    /// A [`Stage`].
+    stage: AtomicU32,
+    /// The process that started everything.
+    pub supervisor_pid: AtomicI32,
+    /// The present worker.
+    pub worker_pid: AtomicI32,
+    /// Workers that were replaced.
+    pub restarts: AtomicU64,
+    /// Events that the supervisor answered itself: allowed.
+    pub supervisor_allowed: AtomicU64,
+    /// Events that the supervisor answered itself: denied.
+    pub supervisor_denied: AtomicU64,
+    /// Events and records lost, all kinds.
+    pub lost: AtomicU64,
+    /// Nanoseconds since the epoch of the last loss; 0: never.
+    pub last_loss_ns: AtomicU64,
+    /// Denials that did not fit `leftovers`.
+    pub leftovers_dropped: AtomicU64,
+    /// The worker's control thread moves it; the supervisor's watchdog looks.
+    pub heartbeat: AtomicU64,
+    /// The worker asks the supervisor to end everything (a fatal error at start).
+    pub own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
+    own_threads_len: AtomicU32,
+    /// See [`Leftover`].
+    pub leftovers: [Leftover; LEFTOVERS_MAX],
+    /// One per responder.
+    pub slots: [Slot; RESPONDERS_MAX],
+}
+
+impl SharedPage {
+    /// Maps a new one, zeroed and resident; it is never unmapped, and children share it.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn map() -> io::Result<&'static Self> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice; no memory of ours is touched.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Self>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping is as large as Self, page-aligned (more than 128), zeroed, which is valid for
+        // atomics, and lives as long as the process.
+        Ok(unsafe { &*address.cast::<Self>() })
+    }
+
+    /// How far the worker is.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            1 => Stage::Answering,
+            2 => Stage::Ready,
+            _ => Stage::Starting,
+        }
+    }
+
+    /// Says how far the worker is.
+    pub fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u32, Ordering::Release);
+    }
+
+    /// Registers a thread whose opens are allowed at once.
+    pub fn add_own_thread(&self, tid: i32) {
+        for place in &self.own_threads {
+            if place.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                let used = self.own_threads.iter().rposition(|p| p.load(Ordering::Relaxed) != 0);
+                self.own_threads_len.store(used.map_or(0, |i| i as u32 + 1), Ordering::Release);
+                return;
+            }
+        }
+    }
+
+    /// Forgets all own threads: their process is dead.
+    pub fn forget_own_threads(&self) {
+        for place in &self.own_threads {
+            place.store(0, Ordering::Release);
+        }
+        self.own_threads_len.store(0, Ordering::Release);
+    }
+
+    /// Whether `tid` is one of ours.
+    pub fn is_own_thread(&self, tid: i32) -> bool {
+        let len = self.own_threads_len.load(Ordering::Acquire) as usize;
+        self.own_threads[..len.min(self.own_threads.len())].iter().any(|p| p.load(Ordering::Relaxed) == tid)
+    }
+
+    /// Counts a loss of `count` events or records.
+    pub fn add_loss(&self, count: u64, now_ns: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+        self.last_loss_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Leaves a denial for the next worker to record.
+    pub fn leave(&self, tid: i32, safe_mode: bool, syscall: i32, object: (u64, u64), now_ns: u64) {
+        for place in &self.leftovers {
+            if place.tid.load(Ordering::Acquire) == 0 {
+                place.safe_mode.store(u32::from(safe_mode), Ordering::Relaxed);
+                place.syscall.store(syscall, Ordering::Relaxed);
+                place.dev.store(object.0, Ordering::Relaxed);
+                place.ino.store(object.1, Ordering::Relaxed);
+                place.time_ns.store(now_ns, Ordering::Relaxed);
+                place.tid.store(tid, Ordering::Release);
+                return;
+            }
+        }
+        self.leftovers_dropped.fetch_add(1, Ordering::Relaxed);
+        self.add_loss(1, now_ns);
+    }
+
+    /// Sums one counter over all slots.
+    pub fn total(&self, counter: impl Fn(&Slot) -> &AtomicU64) -> u64 {
+        self.slots.iter().map(|slot| counter(slot).load(Ordering::Relaxed)).sum()
+    }
+}
