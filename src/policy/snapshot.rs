@@ -1,7 +1,9 @@
 //! A compiled, immutable policy set: what responders consult.
 
-use super::model::{Policy, Writer};
-use crate::trie::{PathTrie, RuleId};
+use std::path::PathBuf;
+
+use super::model::{InactivePolicy, Policy, Writer};
+use crate::trie::{PathTrie, Reach, RuleId};
 
 /// A set of writers as a bit mask; bit `i` stands for `Snapshot::writers[i]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -9,6 +11,9 @@ pub struct WriterMask(pub u64);
 
 /// The most writers one set may name: they fit a [`WriterMask`].
 pub const WRITERS_MAX: usize = 64;
+
+/// The most policies one set may have: their indexes are 16 bits wide.
+pub const POLICIES_MAX: usize = u16::MAX as usize + 1;
 
 impl WriterMask {
     /// Nobody.
@@ -36,8 +41,23 @@ pub struct CompiledPolicy {
     pub writers: WriterMask,
 }
 
+/// A protected path: where the marker starts to walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Canonical for the part that exists, as written for the rest.
+    pub path: PathBuf,
+    /// What of it is covered.
+    pub reach: Reach,
+    /// What governs it; the same for every root under the same policies.
+    pub rule: RuleId,
+    /// Other paths as written that led here through symbolic links: their links may be retargeted.
+    pub aliases: Vec<PathBuf>,
+    /// It existed at load; otherwise its nearest existing ancestor is to be watched for it.
+    pub exists: bool,
+}
+
 /// Immutable; swapped as a whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Snapshot {
     /// Counts successful loads, from 1.
     pub generation: u64,
@@ -47,10 +67,14 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// Indexed by [`Rule::policies`].
     pub policies: Vec<CompiledPolicy>,
-    /// Indexed by the bits of a [`WriterMask`].
+    /// Indexed by the bits of a [`WriterMask`]; their executables are canonical.
     pub writers: Vec<Writer>,
-    /// No policy has `read = false`: a read needs no path and no lookup.
+    /// No policy that audits or blocks has `read = false`: a read needs no path and no lookup.
     pub everybody_reads: bool,
+    /// Sorted by path; one for each path and reach.
+    pub roots: Vec<Root>,
+    /// Loaded, listed, not applied.
+    pub inactive: Vec<InactivePolicy>,
 }
 
 impl Snapshot {

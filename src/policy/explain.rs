@@ -1,0 +1,122 @@
+//! Which policy, which verdict, why: the answer of `explain`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::resolver::{PathResolver, Resolutions};
+use super::snapshot::{Snapshot, WriterMask};
+use crate::access::{Access, Mutation};
+use crate::verdict::{Change, Outcome, Reason, decide, writers_that_matter};
+
+/// What becomes of the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// It is refused before it happens.
+    Prevented,
+    /// It is seen and put back.
+    Healed,
+    /// It is seen and recorded.
+    Detected,
+    /// Nothing: it is permitted.
+    None,
+}
+
+/// The answer; its keys are a public contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The path that was judged, resolved.
+    pub path: String,
+    /// The access or mutation.
+    pub access: &'static str,
+    /// `allow`, `deny` or `audit`.
+    pub verdict: &'static str,
+    /// The policy that decided.
+    pub policy: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// What becomes of it.
+    pub enforcement: Enforcement,
+}
+
+/// The change that a word of the command line means.
+pub fn change_from_word(word: &str) -> Option<Change> {
+    let access = Access::ALL.into_iter().find(|access| access.as_str() == word).map(Change::Access);
+    access.or_else(|| Mutation::ALL.into_iter().find(|m| m.as_str() == word).map(Change::Mutation))
+}
+
+/// Every word that [`change_from_word`] takes.
+pub fn change_words() -> impl Iterator<Item = &'static str> {
+    Access::ALL.into_iter().map(Access::as_str).chain(Mutation::ALL.into_iter().map(Mutation::as_str))
+}
+
+/// How a `change` that a policy blocks is kept from lasting. The one place to change when the watch learns more.
+pub const fn enforcement_of(change: Change) -> Enforcement {
+    match change {
+        // A permission event covers it.
+        Change::Access(_) => Enforcement::Prevented,
+        // None does.
+        Change::Mutation(_) => Enforcement::Detected,
+    }
+}
+
+/// Judges `change` of `path` by a process that runs `exe`, or by nobody in particular.
+///
+/// `exe` is believed: of a real process, far more than its executable's path is verified.
+pub fn explain(
+    snapshot: &Snapshot,
+    resolver: &dyn PathResolver,
+    path: &Path,
+    change: Change,
+    exe: Option<&Path>,
+) -> Explanation {
+    let path = object_of(path, change, resolver);
+    let access = match change {
+        Change::Access(access) => access.as_str(),
+        Change::Mutation(mutation) => mutation.as_str(),
+    };
+    let mut explanation = Explanation {
+        path: path.to_string_lossy().into_owned(),
+        access,
+        verdict: "allow",
+        policy: None,
+        reason: Reason::NotProtected.as_str().to_owned(),
+        enforcement: Enforcement::None,
+    };
+    let Some(rule) = snapshot.rule_for(path.as_os_str().as_bytes()) else { return explanation };
+    let trusted = exe.map_or(WriterMask::NONE, |exe| {
+        let named = writers_named(snapshot, &Resolutions::new(resolver).resolve(exe).path);
+        WriterMask(named.0 & writers_that_matter(snapshot, rule, change).0)
+    });
+    let verdict = decide(snapshot, rule, change, trusted);
+    (explanation.verdict, explanation.enforcement) = match verdict.outcome {
+        Outcome::Allow => ("allow", Enforcement::None),
+        Outcome::Audit => ("audit", Enforcement::Detected),
+        Outcome::Deny => ("deny", enforcement_of(change)),
+    };
+    let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
+    explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
+    explanation.reason = verdict.reason.as_str().to_owned();
+    explanation
+}
+
+/// The writers that list `exe`, a canonical path.
+fn writers_named(snapshot: &Snapshot, exe: &Path) -> WriterMask {
+    let named =
+        snapshot.writers.iter().enumerate().filter(|(_, writer)| writer.exe.iter().any(|own| own == exe));
+    WriterMask(named.fold(0, |mask, (index, _)| mask | 1 << index))
+}
+
+/// The path that a change is judged by: changes of a name do not follow a link at its end.
+fn object_of(path: &Path, change: Change, resolver: &dyn PathResolver) -> PathBuf {
+    let mut resolutions = Resolutions::new(resolver);
+    let path: PathBuf = path.components().collect();
+    let of_a_name = matches!(change, Change::Mutation(Mutation::Unlink | Mutation::Rename));
+    match (of_a_name, path.parent(), path.file_name()) {
+        (true, Some(parent), Some(name)) => resolutions.resolve(parent).path.join(OsStr::new(name)),
+        _ => resolutions.resolve(&path).path,
+    }
+}
