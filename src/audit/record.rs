@@ -1,11 +1,12 @@
 //! The fixed-size record a responder fills while the opener is still blocked.
 //!
-//! Nothing here allocates: texts are copied into the record's own arena. Boxes of records are made once, at
+//! Filling one never allocates: texts are copied into the record's own arena. Boxes of records are made once, at
 //! start, and travel responder → logger → pool.
 
 use std::sync::Arc;
 
 use crate::access::{Access, Mutation};
+use crate::policy::model::Policy;
 use crate::policy::snapshot::Snapshot;
 use crate::verdict::Reason;
 
@@ -177,7 +178,42 @@ pub enum What {
     Mutation(Mutation),
 }
 
-/// One record, about 50 KiB of which only the touched pages are resident.
+/// What was done about it, where something was put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Response {
+    /// From the mutation's event to the restored object, nanoseconds; 0 when nothing was put back.
+    pub healed_ns: u64,
+    /// Where the intruder's file went.
+    pub quarantine: Span,
+    /// Its BLAKE3 sum.
+    pub blake3: Option<[u8; 32]>,
+}
+
+/// Where a record's texts lie.
+enum Arena {
+    /// On the heap: a record made singly.
+    Own(Box<[u8]>),
+    /// A part of the pool's one slab, which lives as long as the process.
+    Slab(&'static mut [u8]),
+}
+
+impl Arena {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Slab(bytes) => bytes,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Slab(bytes) => bytes,
+        }
+    }
+}
+
+/// One record with an arena of [`TEXT_BYTES`], of which only the touched pages are resident.
 pub struct Record {
     /// The verdict.
     pub kind: Kind,
@@ -211,14 +247,31 @@ pub struct Record {
     pub flags: Option<u64>,
     /// The new file of a denied create was removed again; `None` where no file was created.
     pub rolled_back: Option<bool>,
+    /// What was put back.
+    pub response: Response,
     /// For how many this record stands.
     pub count: u64,
+    /// When the first of them was, nanoseconds since the epoch; 0 when that is `time_ns`.
+    pub since_ns: u64,
     used: usize,
-    text: [u8; TEXT_BYTES],
+    arena: Arena,
 }
 
 impl Default for Record {
+    /// A record with an arena of its own: allocates, so not for a responder.
     fn default() -> Self {
+        Self::with_arena(Arena::Own(vec![0; TEXT_BYTES].into_boxed_slice()))
+    }
+}
+
+impl Record {
+    /// A record whose texts go to `slab`, a part of the pool's slab.
+    pub(super) fn in_slab(slab: &'static mut [u8]) -> Self {
+        debug_assert!(slab.len() == TEXT_BYTES);
+        Self::with_arena(Arena::Slab(slab))
+    }
+
+    fn with_arena(arena: Arena) -> Self {
         Self {
             kind: Kind::Deny,
             time_ns: 0,
@@ -236,14 +289,14 @@ impl Default for Record {
             syscall_i386: false,
             flags: None,
             rolled_back: None,
+            response: Response::default(),
             count: 1,
+            since_ns: 0,
             used: 0,
-            text: [0; TEXT_BYTES],
+            arena,
         }
     }
-}
 
-impl Record {
     /// Makes the record as new without touching the arena's bytes. Drops the snapshot: call it where a
     /// deallocation may happen (the logger), not on a responder.
     pub fn clear(&mut self) {
@@ -263,26 +316,28 @@ impl Record {
         self.syscall_i386 = false;
         self.flags = None;
         self.rolled_back = None;
+        self.response = Response::default();
         self.count = 1;
+        self.since_ns = 0;
         self.used = 0;
     }
 
     /// Copies `bytes` into the arena; what does not fit is cut.
     pub fn push_text(&mut self, bytes: &[u8]) -> Span {
-        let room = TEXT_BYTES - self.used;
-        let len = bytes.len().min(room);
-        self.text[self.used..self.used + len].copy_from_slice(&bytes[..len]);
+        let spare = self.spare();
+        let len = bytes.len().min(spare.len());
+        spare[..len].copy_from_slice(&bytes[..len]);
         self.commit(len)
     }
 
     /// The arena's free part, to read into directly; then [`Record::commit`].
     pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.text[self.used..]
+        &mut self.arena.bytes_mut()[self.used..]
     }
 
     /// Takes the first `len` bytes of [`Record::spare`] as a text.
     pub fn commit(&mut self, len: usize) -> Span {
-        let len = len.min(TEXT_BYTES - self.used);
+        let len = len.min(self.arena.bytes().len() - self.used);
         let span = Span { start: self.used as u16, len: len as u16 };
         self.used += len;
         span
@@ -290,7 +345,18 @@ impl Record {
 
     /// The bytes of a text of this record.
     pub fn text(&self, span: Span) -> &[u8] {
-        &self.text[span.start as usize..span.start as usize + span.len as usize]
+        &self.arena.bytes()[span.start as usize..span.start as usize + span.len as usize]
+    }
+
+    /// The generation of the snapshot that decided; 0 when there is none.
+    pub fn generation(&self) -> u64 {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.generation)
+    }
+
+    /// The policy that decided.
+    pub fn policy(&self) -> Option<&Policy> {
+        let compiled = self.snapshot.as_ref()?.policies.get(self.policy? as usize)?;
+        Some(&compiled.policy)
     }
 }
 
