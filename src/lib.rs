@@ -6,9 +6,12 @@
 pub mod access;
 pub mod audit;
 pub mod classify;
+pub mod event;
+pub mod gate;
 
 pub mod marks;
 pub mod policy;
+pub mod subject;
 
 pub mod sys;
 pub mod trie;

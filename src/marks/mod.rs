@@ -2,7 +2,10 @@
 //! nearest existing ancestor of what does not exist yet.
 #![forbid(unsafe_code)]
 
+mod groups;
 pub mod table;
-pub mod walk;
+mod walk;
 
-pub use table::MarkTable;
+pub use groups::Groups;
+pub use table::{MarkKind, MarkTable};
+pub use walk::{Marker, Report, Unmarked};

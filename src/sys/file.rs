@@ -25,6 +25,8 @@ pub struct Stat {
     pub links: u32,
     /// Bytes.
     pub size: u64,
+    /// Last change of content or metadata, nanoseconds since the epoch; no process can set it.
+    pub changed_ns: i64,
     /// Which mount it was reached through (Linux 5.8; 0 before).
     pub mount: u64,
 }
@@ -54,6 +56,8 @@ fn statx(dir: i32, path: &CStr, flags: i32) -> io::Result<Stat> {
         mode: u32::from(buffer.stx_mode),
         links: buffer.stx_nlink,
         size: buffer.stx_size,
+        changed_ns: buffer.stx_ctime.tv_sec.saturating_mul(1_000_000_000)
+            + i64::from(buffer.stx_ctime.tv_nsec),
         mount: buffer.stx_mnt_id,
     })
 }

@@ -1,0 +1,19 @@
+//! The permission side: event → access → object → verdict → response → audit record.
+//!
+//! Nothing here may allocate, block, log or format: it runs while somebody waits.
+#![forbid(unsafe_code)]
+
+mod creation;
+mod in_force;
+mod look;
+mod mounts;
+mod object;
+mod pending;
+mod responder;
+mod rollback;
+
+pub use creation::Creations;
+pub use in_force::{InForce, InForceCell};
+pub use look::{Look, Looker};
+pub use pending::Pending;
+pub use responder::{Responder, Shared};

@@ -1,0 +1,114 @@
+//! Which protected object is this? Identity decides, not the string.
+//!
+//! The path of an event's descriptor is that of the mount it was opened through: an alias where that is a bind
+//! mount, and meaningless where the mount belongs to another namespace.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::in_force::InForce;
+use super::mounts::Mounts;
+use crate::marks::MarkTable;
+use crate::sys::file::{self, Stat};
+use crate::sys::path::FixedPath;
+use crate::sys::proc::Proc;
+use crate::trie::RuleId;
+
+/// What the resolver found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Governed by this rule, under the canonical path in [`Resolver::path`].
+    Protected(RuleId),
+    /// A marked directory's other entry, or an exception.
+    NotProtected,
+    /// It lies in something marked, and that is all that can be told.
+    Unresolved,
+}
+
+/// Path buffers of one thread.
+#[derive(Default)]
+pub struct Resolver {
+    /// The canonical path; empty when unresolved.
+    pub path: FixedPath,
+    /// The path it was reached by.
+    pub seen: FixedPath,
+    scratch: FixedPath,
+    name: FixedPath,
+    mounts: Mounts,
+}
+
+/// The mark of an unlinked file in /proc (proc(5)).
+const DELETED: &[u8] = b" (deleted)";
+
+impl Resolver {
+    /// Resolves the object behind `fd`, whose opener is `tid`.
+    pub fn resolve(
+        &mut self,
+        in_force: &InForce,
+        table: &MarkTable,
+        proc: &Proc,
+        fd: BorrowedFd<'_>,
+        stat: &Stat,
+        tid: i32,
+    ) -> Found {
+        if proc.path_of(fd, &mut self.seen).is_err() {
+            self.seen.clear();
+        }
+        if stat.links == 0 && self.seen.as_bytes().ends_with(DELETED) {
+            self.seen.truncate(self.seen.as_bytes().len() - DELETED.len());
+        }
+        let Self { path, seen, scratch, name, mounts } = self;
+        let resolved = scratch.set(seen.as_bytes()) && canonicalise(scratch, name, path, table, stat)
+            || mounts.paths_from_here(proc, tid, stat.mount, seen.as_bytes(), scratch, |candidate| {
+                canonicalise(candidate, name, path, table, stat)
+            })
+            // A file with several names has a mark of its own.
+            || table.file(stat.id, path);
+        if !resolved {
+            path.clear();
+            return Found::Unresolved;
+        }
+        match in_force.snapshot.trie.lookup(path.as_bytes()) {
+            Some(rule) => Found::Protected(rule),
+            None => Found::NotProtected,
+        }
+    }
+}
+
+/// When `guess` names the object and its directory is a marked one: the canonical path into `path`.
+///
+/// `guess` is used up.
+fn canonicalise(
+    guess: &mut FixedPath,
+    name: &mut FixedPath,
+    path: &mut FixedPath,
+    table: &MarkTable,
+    stat: &Stat,
+) -> bool {
+    // The name of an unlinked object, or of one that never had one, cannot be checked; its directory can.
+    let holds = stat.links == 0 || file::stat_path(guess.as_cstr()).is_ok_and(|found| found.id == stat.id);
+    let Some((parent, last)) = split(guess.as_bytes()) else { return false };
+    let parent_len = parent.len();
+    if !holds || !name.set(last) {
+        return false;
+    }
+    // "/x" has the parent "/".
+    guess.truncate(parent_len.max(1));
+    file::stat_path_follow(guess.as_cstr()).is_ok_and(|parent| table.directory(parent.id, path))
+        && path.push_component(name.as_bytes())
+}
+
+/// Directory and last component.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    let name = &path[slash + 1..];
+    (path[0] == b'/' && !name.is_empty()).then_some((&path[..slash], name))
+}
+
+/// Opens the directory of a canonical path and gives its last component.
+pub fn open_parent(path: &[u8], scratch: &mut FixedPath, name: &mut FixedPath) -> Option<OwnedFd> {
+    let (parent, last) = split(path)?;
+    if !name.set(last) || !scratch.set(if parent.is_empty() { b"/" } else { parent }) {
+        return None;
+    }
+    file::open_path(scratch.as_cstr(), libc::O_DIRECTORY | libc::O_NOFOLLOW).ok()
+}

@@ -1,0 +1,228 @@
+//! One responder: read → classify → resolve → decide → respond → close → queue the record.
+
+use std::io;
+use std::sync::Arc;
+
+use super::creation::Creations;
+use super::in_force::{InForce, InForceCell};
+use super::look::{Look, Looker};
+use super::object::{Found, Resolver};
+use super::pending::Pending;
+use super::rollback::Rollback;
+use crate::access::Access;
+use crate::audit::queue::AuditQueue;
+use crate::audit::record::{Kind, Object, ObjectKind, Record, What};
+use crate::classify;
+use crate::marks::{Groups, MarkTable};
+use crate::subject::{Verifier, capture};
+use crate::sys::clock;
+use crate::sys::fanotify::Answer;
+use crate::sys::file::{self, Stat};
+use crate::sys::proc::Proc;
+use crate::sys::shared::{Delivery, SharedPage, Slot};
+use crate::trie::RuleId;
+use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
+
+/// What all responders of a worker share.
+pub struct Shared {
+    /// The page that the supervisor sees too.
+    pub page: &'static SharedPage,
+    /// Where events come from.
+    pub groups: Groups,
+    /// What is in force.
+    pub in_force: InForceCell,
+    /// What is marked.
+    pub table: MarkTable,
+    /// What was created lately.
+    pub creations: Creations,
+    /// The way to the logger.
+    pub audit: AuditQueue,
+}
+
+/// The state of one responder thread.
+pub struct Responder {
+    shared: Arc<Shared>,
+    slot: &'static Slot,
+    in_force: (u64, Arc<InForce>),
+    proc: Proc,
+    looker: Looker,
+    resolver: Resolver,
+    verifier: Verifier,
+    rollback: Rollback,
+    audit: AuditQueue,
+}
+
+impl Responder {
+    /// The responder that uses slot `index`. All its memory is allocated here.
+    ///
+    /// # Errors
+    /// /proc cannot be opened.
+    pub fn new(shared: Arc<Shared>, index: usize) -> io::Result<Self> {
+        Ok(Self {
+            slot: &shared.page.slots[index],
+            in_force: shared.in_force.load(),
+            proc: Proc::open()?,
+            looker: Looker::default(),
+            resolver: Resolver::default(),
+            verifier: Verifier::default(),
+            rollback: Rollback::default(),
+            audit: shared.audit.clone(),
+            shared,
+        })
+    }
+
+    /// Answers events for ever; ends only when the group is unusable.
+    ///
+    /// # Errors
+    /// What read(2) said.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.answer_next()?;
+        }
+    }
+
+    /// Waits for one event and answers it.
+    ///
+    /// # Errors
+    /// The group is unusable. Every other failure to read is one lost event, which the kernel has denied.
+    pub fn answer_next(&mut self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let Some(group) = &shared.groups.gate else { return Err(io::ErrorKind::Unsupported.into()) };
+        match self.slot.receive(group) {
+            Ok(Delivery::Event(arrival)) => self.handle(Pending::new(group, self.slot, arrival)),
+            Ok(Delivery::Refused { tid, errno }) => self.kernel_refused(tid, errno),
+            Ok(Delivery::Nothing) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EBADF | libc::EINVAL | libc::EFAULT) | None => return Err(error),
+                Some(errno) => self.kernel_refused(-1, errno),
+            },
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, pending: Pending<'_>) {
+        let started_ns = clock::monotonic_ns();
+        if self.shared.page.is_own_thread(pending.tid()) {
+            return pending.answer(Answer::Allow);
+        }
+        self.shared.in_force.refresh(&mut self.in_force);
+        let look = self.looker.look(&self.proc, pending.tid(), pending.fd());
+        if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
+            return pending.answer(Answer::Allow);
+        }
+        self.judge(pending, look, started_ns);
+    }
+
+    /// The way of an event that is not simply a read for everybody.
+    fn judge(&mut self, pending: Pending<'_>, look: Look, started_ns: u64) {
+        // An object that cannot be looked at is not let through.
+        let Ok(stat) = file::stat_fd(pending.fd()) else { return pending.answer(Answer::Deny) };
+        let created = look.may_create && self.has_created(&look, &stat, &pending);
+        let access = if created { Access::Create } else { look.access };
+        let in_force = &self.in_force.1;
+        if !created && look.access == Access::Read && in_force.snapshot.everybody_reads {
+            return pending.answer(Answer::Allow);
+        }
+        let found =
+            self.resolver.resolve(in_force, &self.shared.table, &self.proc, pending.fd(), &stat, pending.tid());
+        let verdict = self.decide(found, access, pending.tid());
+        if verdict.outcome == Outcome::Allow {
+            return pending.answer(Answer::Allow);
+        }
+        let answer = if verdict.outcome == Outcome::Deny { Answer::Deny } else { Answer::Allow };
+        let mut record = self.audit.take(verdict.policy, self.in_force.1.snapshot.generation);
+        if let Some(record) = &mut record {
+            self.describe(record, &pending, &look, &stat, access, verdict);
+        }
+        let rolled_back = (created && answer == Answer::Deny && stat.links > 0)
+            .then(|| self.rollback.remove(self.resolver.path.as_bytes(), &stat));
+        pending.answer(answer);
+        if let Some(mut record) = record {
+            record.rolled_back = rolled_back;
+            record.latency_ns = clock::monotonic_ns().saturating_sub(started_ns);
+            self.audit.offer(record);
+        }
+    }
+
+    /// Whether this open has made the file. Only an empty file can be that new.
+    fn has_created(&self, look: &Look, stat: &Stat, pending: &Pending<'_>) -> bool {
+        let exact = look.must_create && look.flags.is_some() && !is_indirect(look);
+        stat.size == 0
+            && (exact
+                || self.shared.groups.creates.as_ref().is_some_and(|group| {
+                    self.shared.creations.prove(group, pending.tid(), pending.fd())
+                }))
+    }
+
+    fn decide(&mut self, found: Found, access: Access, tid: i32) -> Verdict {
+        let snapshot = &self.in_force.1.snapshot;
+        let (rule, unresolved) = match found {
+            Found::NotProtected => {
+                return Verdict { outcome: Outcome::Allow, policy: None, reason: Reason::NotProtected };
+            }
+            Found::Protected(RuleId(id)) => (&snapshot.rules[id as usize], false),
+            Found::Unresolved => (&snapshot.everything, true),
+        };
+        let change = Change::Access(access);
+        let matter = writers_that_matter(snapshot, rule, change);
+        let trusted =
+            self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
+        let mut verdict = decide(snapshot, rule, change, trusted);
+        if unresolved && verdict.outcome != Outcome::Allow {
+            verdict.reason = Reason::UnresolvedAlias;
+        }
+        verdict
+    }
+
+    fn describe(
+        &self,
+        record: &mut Record,
+        pending: &Pending<'_>,
+        look: &Look,
+        stat: &Stat,
+        access: Access,
+        verdict: Verdict,
+    ) {
+        record.kind = if verdict.outcome == Outcome::Deny { Kind::Deny } else { Kind::Audit };
+        record.time_ns = clock::realtime_ns();
+        record.what = What::Access(access);
+        record.reason = Some(verdict.reason);
+        record.snapshot = Some(Arc::clone(&self.in_force.1.snapshot));
+        record.policy = verdict.policy;
+        let (path, seen) = (self.resolver.path.as_bytes(), self.resolver.seen.as_bytes());
+        record.path = record.push_text(if path.is_empty() { seen } else { path });
+        if seen != path && !path.is_empty() {
+            record.alias = record.push_text(seen);
+        }
+        record.object = Object { dev: stat.id.dev, ino: stat.id.ino, kind: ObjectKind::from_mode(stat.mode) };
+        record.syscall = look.syscall;
+        record.syscall_i386 = classify::is_i386(look.syscall);
+        record.flags = look.flags;
+        capture::capture(record, &self.proc, pending.tid());
+    }
+
+    /// The kernel could not open the file for us and has refused the opener.
+    fn kernel_refused(&mut self, tid: i32, errno: i32) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.slot.refused.store(self.slot.refused.load(Relaxed) + 1, Relaxed);
+        let Some(mut record) = self.audit.take(None, 0) else { return };
+        record.kind = Kind::Deny;
+        record.time_ns = clock::realtime_ns();
+        record.what = What::Access(Access::Unknown);
+        record.reason = Some(Reason::KernelRefused);
+        record.flags = None;
+        record.syscall = -1;
+        record.count = 1;
+        record.errno = errno;
+        if tid > 0 {
+            capture::capture(&mut record, &self.proc, tid);
+        }
+        self.audit.offer(record);
+    }
+}
+
+/// openat2's flags come from memory that others may have changed: no proof of anything.
+fn is_indirect(look: &Look) -> bool {
+    i64::from(look.syscall) == libc::SYS_openat2
+}

@@ -1,0 +1,225 @@
+//! Walks protected trees and marks them. A directory is marked before it is read, so what appears in between is
+//! either read or reported.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::groups::Groups;
+use super::table::{MarkKind, MarkTable};
+use crate::policy::model::Action;
+use crate::policy::snapshot::{Root, Snapshot};
+use crate::sys::file::{self, Identity};
+use crate::trie::Reach;
+
+/// Filesystems that hold no files of their own; marking them would only cost.
+const PSEUDO_FILESYSTEMS: [libc::c_long; 7] = [
+    libc::PROC_SUPER_MAGIC,
+    libc::SYSFS_MAGIC,
+    libc::CGROUP_SUPER_MAGIC,
+    libc::CGROUP2_SUPER_MAGIC,
+    libc::DEBUGFS_MAGIC,
+    libc::TRACEFS_MAGIC,
+    libc::DEVPTS_SUPER_MAGIC,
+];
+
+/// Why a directory or file could not be marked.
+#[derive(Debug)]
+pub struct Unmarked {
+    /// Which.
+    pub path: PathBuf,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// What a walk did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Directories and files that were not marked before.
+    pub new: usize,
+    /// What is not covered although it should be.
+    pub unmarked: Vec<Unmarked>,
+}
+
+/// Marks for one snapshot.
+pub struct Marker<'a> {
+    /// Where marks go.
+    pub groups: &'a Groups,
+    /// What is noted of them.
+    pub table: &'a MarkTable,
+    /// What to protect.
+    pub snapshot: &'a Snapshot,
+    /// The number of this walk; marks that it does not see are stale.
+    pub walk: u64,
+}
+
+impl Marker<'_> {
+    /// Marks everything that the snapshot protects.
+    pub fn mark_all(&self) -> Report {
+        let mut report = Report::default();
+        for root in &self.snapshot.roots {
+            self.mark_root(root, &mut report);
+        }
+        report
+    }
+
+    /// Takes off the marks of earlier walks that this one did not see.
+    pub fn remove_stale(&self) {
+        for (kind, path) in self.table.take_stale(self.walk) {
+            let Ok(path) = CString::new(path.into_vec()) else { continue };
+            match kind {
+                MarkKind::Directory => self.groups.unmark_directory(&path),
+                MarkKind::File => self.groups.unmark_file(&path),
+            }
+        }
+    }
+
+    /// Marks one root, or the place where it will appear.
+    pub fn mark_root(&self, root: &Root, report: &mut Report) {
+        match std::fs::symlink_metadata(&root.path) {
+            Ok(metadata) if metadata.is_dir() => match root.reach {
+                Reach::Tree => self.mark_tree(&root.path, report),
+                Reach::Entries | Reach::File => {
+                    self.mark_directory(&root.path, report);
+                }
+            },
+            Ok(metadata) => {
+                self.mark_parent(&root.path, report);
+                self.mark_file_with_links(&root.path, &metadata, report);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.watch_for(&root.path, report),
+            Err(error) => report.unmarked.push(Unmarked { path: root.path.clone(), error }),
+        }
+    }
+
+    /// A path that does not exist yet: its parent is marked if that is there, else the nearest ancestor that is
+    /// there is watched for the next component.
+    fn watch_for(&self, path: &Path, report: &mut Report) {
+        if path.parent().is_some_and(Path::is_dir) {
+            self.mark_parent(path, report);
+            return;
+        }
+        let Some(ancestor) = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()) else { return };
+        let Ok(name) = CString::new(ancestor.as_os_str().as_bytes()) else { return };
+        if let Err(error) = self.groups.watch_for_entries(&name) {
+            report.unmarked.push(Unmarked { path: path.to_owned(), error });
+        }
+    }
+
+    fn mark_parent(&self, path: &Path, report: &mut Report) {
+        if let Some(parent) = path.parent() {
+            self.mark_directory(parent, report);
+        }
+    }
+
+    /// Marks `top` and every directory below it that something protects.
+    pub fn mark_tree(&self, top: &Path, report: &mut Report) {
+        let mut seen = HashSet::new();
+        let mut waiting = vec![top.to_owned()];
+        while let Some(directory) = waiting.pop() {
+            if !self.concerns(&directory) || is_pseudo(&directory) {
+                continue;
+            }
+            let Some(id) = self.mark_directory(&directory, report) else { continue };
+            // A directory that is mounted below itself must not send us round for ever.
+            if !seen.insert(id) {
+                continue;
+            }
+            if let Err(error) = self.mark_entries(&directory, &mut waiting, report) {
+                report.unmarked.push(Unmarked { path: directory, error });
+            }
+        }
+    }
+
+    fn mark_entries(
+        &self,
+        directory: &Path,
+        waiting: &mut Vec<PathBuf>,
+        report: &mut Report,
+    ) -> io::Result<()> {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                waiting.push(entry.path());
+            } else if kind.is_file() && entry.ino() != 0 {
+                // An entry that vanished meanwhile needs no mark.
+                if let Ok(metadata) = entry.metadata() {
+                    if metadata.nlink() > 1 {
+                        self.mark_file_with_links(&entry.path(), &metadata, report);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything in or below `directory` is protected.
+    fn concerns(&self, directory: &Path) -> bool {
+        let path = directory.as_os_str().as_bytes();
+        self.snapshot.trie.below(path) || self.is_guarded(path)
+    }
+
+    /// Whether a policy that blocks or audits governs `path`.
+    fn is_guarded(&self, path: &[u8]) -> bool {
+        self.snapshot.rule_for(path).is_some_and(|rule| {
+            rule.policies
+                .iter()
+                .any(|&index| self.snapshot.policies[index as usize].policy.action != Action::Allow)
+        })
+    }
+
+    fn mark_directory(&self, path: &Path, report: &mut Report) -> Option<Identity> {
+        let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let marked = file::stat_path(&name).and_then(|stat| {
+            self.groups.mark_directory(&name)?;
+            Ok(stat.id)
+        });
+        match marked {
+            Ok(id) => {
+                if self.table.insert(MarkKind::Directory, id, path.as_os_str().as_bytes(), self.walk) {
+                    report.new += 1;
+                }
+                Some(id)
+            }
+            // It is gone again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                report.unmarked.push(Unmarked { path: path.to_owned(), error });
+                None
+            }
+        }
+    }
+
+    /// Marks a regular file that has several names: the others may lie outside every marked directory.
+    pub fn mark_file_with_links(&self, path: &Path, metadata: &std::fs::Metadata, report: &mut Report) {
+        if !metadata.is_file() || metadata.nlink() < 2 || !self.is_guarded(path.as_os_str().as_bytes()) {
+            return;
+        }
+        let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return };
+        let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
+        match self.groups.mark_file(&name) {
+            Ok(()) => {
+                if self.table.insert(MarkKind::File, id, path.as_os_str().as_bytes(), self.walk) {
+                    report.new += 1;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => report.unmarked.push(Unmarked { path: path.to_owned(), error }),
+        }
+    }
+}
+
+/// Whether `directory` lies on a filesystem such as proc.
+fn is_pseudo(directory: &Path) -> bool {
+    nix::sys::statfs::statfs(directory)
+        .is_ok_and(|found| PSEUDO_FILESYSTEMS.contains(&(found.filesystem_type().0 as libc::c_long)))
+}
+
+/// Joins a directory and an entry's name, whatever bytes it holds.
+pub fn join(directory: &[u8], name: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name))
+}
