@@ -127,7 +127,10 @@ fn a_syntax_error_points_at_itself() {
     );
     assert_rendered(
         &[("p.yaml", "kind: KubeArmorPolicy\nmetadata: {name: a\n")],
-        "",
+        "p.yaml:2:11: error: not valid YAML: unclosed bracket '{'
+ 2 | metadata: {name: a
+   |           ^
+",
     );
 }
 

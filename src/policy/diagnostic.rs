@@ -195,7 +195,7 @@ mod tests {
     fn tabs_and_wide_characters_keep_the_caret_in_place() {
         assert_eq!(
             render("\t\"日本\" = x", 12, 13),
-            "p.toml:1:7: error: it is wrong\n 1 |     \"日本\" = x\n   |            ^"
+            "p.toml:1:9: error: it is wrong\n 1 |     \"日本\" = x\n   |              ^"
         );
     }
 
