@@ -99,8 +99,7 @@ pub fn explain(
     };
     let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
-    explanation.reason = verdict.reason.as_str().to_owned();
-    explanation
+    Explanation { reason: verdict.reason.as_str().to_owned(), ..explanation }
 }
 
 /// The writers that list `exe`, a canonical path.
