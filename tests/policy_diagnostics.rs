@@ -24,12 +24,14 @@ fn rendered(files: &[(&str, &str)]) -> String {
     let sources: Vec<_> =
         files.iter().map(|(name, text)| SourceFile { name: (*name).into(), text: (*text).into() }).collect();
     let found = check(&sources, &BTreeMap::new(), &Empty);
-    found.iter().map(|finding| format!("{finding}\n")).collect()
+    let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 #[track_caller]
 fn assert_rendered(files: &[(&str, &str)], expected: &str) {
     let rendered = rendered(files);
+    let expected = expected.trim_end_matches('\n');
     assert!(rendered == expected, "rendered:\n{rendered}\nexpected:\n{expected}");
 }
 
@@ -127,7 +129,10 @@ fn a_syntax_error_points_at_itself() {
     );
     assert_rendered(
         &[("p.yaml", "kind: KubeArmorPolicy\nmetadata: {name: a\n")],
-        "",
+        "p.yaml:2:11: error: not valid YAML: unclosed bracket '{'
+ 2 | metadata: {name: a
+   |           ^
+",
     );
 }
 

@@ -1,4 +1,4 @@
-//! KubeArmor policies as they stand.
+//! `KubeArmor` policies as they stand.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

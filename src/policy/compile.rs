@@ -181,3 +181,92 @@ impl Rules {
         id
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt::Write as _;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::policy::load::load;
+    use crate::policy::resolver::TestResolver;
+    use crate::policy::source::SourceFile;
+
+    fn compiled(text: &str) -> Snapshot {
+        let source = SourceFile { name: "p.toml".to_owned(), text: text.to_owned() };
+        let loaded = load(&[source], &BTreeMap::new());
+        assert!(!loaded.has_errors(), "{:#?}", loaded.diagnostics);
+        compile(loaded.set, 1, &TestResolver::merged_usr()).unwrap()
+    }
+
+    fn names<'s>(snapshot: &'s Snapshot, path: &str) -> Vec<&'s str> {
+        let rule = snapshot.rule_for(path.as_bytes());
+        let policies = rule.map(|rule| rule.policies.iter()).into_iter().flatten();
+        policies.map(|index| snapshot.policies[*index as usize].policy.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_policies_of_one_path_apply_together() {
+        let snapshot = compiled(
+            "[[policy]]\nname = 'tree'\npaths = ['/etc/']\n\
+             [[policy]]\nname = 'own'\nrecursive = false\npaths = ['/etc/', '/var/']\n\
+             [[policy]]\nname = 'file'\npaths = ['/etc', '/etc/passwd']\n",
+        );
+        assert_eq!(names(&snapshot, "/etc"), ["tree", "own", "file"]);
+        assert_eq!(names(&snapshot, "/etc/hosts"), ["tree", "own"]);
+        assert_eq!(names(&snapshot, "/etc/passwd"), ["file"]);
+        assert_eq!(names(&snapshot, "/etc/ssl/certs"), ["tree"]);
+        assert_eq!(names(&snapshot, "/var/log"), ["own"]);
+        assert_eq!(names(&snapshot, "/var/log/x"), [""; 0]);
+        assert_eq!(snapshot.roots.len(), 5);
+    }
+
+    #[test]
+    fn links_are_resolved_and_missing_tails_kept() {
+        let snapshot =
+            compiled("[[policy]]\nname = 'p'\npaths = ['/bin/', '/usr/bin/', '/lib/new/dir/', '/no/x']\n");
+        let roots: Vec<_> =
+            snapshot.roots.iter().map(|root| (root.path.to_str().unwrap(), root.exists)).collect();
+        assert_eq!(roots, [("/no/x", false), ("/usr/bin", true), ("/usr/lib/new/dir", false)]);
+        assert_eq!(snapshot.roots[1].aliases, [Path::new("/bin")]);
+        assert_eq!(snapshot.rules.len(), 1);
+        assert_eq!(names(&snapshot, "/usr/lib/new/dir/file"), ["p"]);
+    }
+
+    #[test]
+    fn writers_become_masks_and_canonical() {
+        let snapshot = compiled(
+            "[[policy]]\nname = 'p'\npaths = ['/']\nwriters = ['b', 'b']\n\
+             [[writer]]\nname = 'a'\nexe = ['/x']\n[[writer]]\nname = 'b'\nexe = ['/bin/dpkg']\n",
+        );
+        assert_eq!(snapshot.policies[0].writers, WriterMask(0b10));
+        assert_eq!(snapshot.writers[1].exe, [Path::new("/usr/bin/dpkg")]);
+        assert_eq!(names(&snapshot, "/anything"), ["p"]);
+    }
+
+    #[test]
+    fn everybody_reads_unless_a_policy_objects() {
+        let with = |action: &str| {
+            compiled(&format!("[[policy]]\nname = 'p'\npaths = ['/a']\nread = false\n{action}"))
+        };
+        assert!(!with("").everybody_reads);
+        assert!(!with("action = 'audit'").everybody_reads);
+        assert!(with("action = 'allow'").everybody_reads);
+        assert!(compiled("").everybody_reads);
+    }
+
+    #[test]
+    fn a_hundred_thousand_paths_compile_in_time() {
+        let mut text = "[[policy]]\nname = 'p'\npaths = [\n".to_owned();
+        for number in 0..100_000 {
+            writeln!(text, "'/srv/data/{}/file-{number}',", number % 317).unwrap();
+        }
+        text.push_str("]\n");
+        let started = Instant::now();
+        let snapshot = compiled(&text);
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?} without optimisation", started.elapsed());
+        assert_eq!((snapshot.roots.len(), snapshot.rules.len()), (100_000, 1));
+    }
+}

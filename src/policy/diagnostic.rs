@@ -43,7 +43,7 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// The source line, when there is one to show.
     #[serde(skip)]
-    pub snippet: Option<Snippet>,
+    pub snippet: Option<Box<Snippet>>,
 }
 
 /// A source line made safe for a terminal, and where the carets go.
@@ -79,7 +79,7 @@ impl Diagnostic {
         Self {
             line: place.line,
             column: place.column,
-            snippet: Some(Snippet::new(place)),
+            snippet: Some(Box::new(Snippet::new(place))),
             ..Self::about(&source.name, level, message, help)
         }
     }
@@ -170,7 +170,8 @@ impl fmt::Display for Diagnostic {
         write!(f, "{file}:{}:{}: {}: {message}", self.line, self.column, self.level.as_str())?;
         let number = self.line.to_string();
         let gutter = number.len();
-        if let Some(Snippet { text, padding, carets }) = &self.snippet {
+        if let Some(snippet) = &self.snippet {
+            let Snippet { text, padding, carets } = snippet.as_ref();
             write!(f, "\n {number} | {text}\n {:gutter$} | {:padding$}{}", "", "", "^".repeat(*carets))?;
         }
         if let Some(help) = &self.help {
@@ -195,7 +196,7 @@ mod tests {
     fn tabs_and_wide_characters_keep_the_caret_in_place() {
         assert_eq!(
             render("\t\"日本\" = x", 12, 13),
-            "p.toml:1:7: error: it is wrong\n 1 |     \"日本\" = x\n   |            ^"
+            "p.toml:1:9: error: it is wrong\n 1 |     \"日本\" = x\n   |              ^"
         );
     }
 

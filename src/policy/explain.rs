@@ -99,8 +99,7 @@ pub fn explain(
     };
     let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
-    explanation.reason = verdict.reason.as_str().to_owned();
-    explanation
+    Explanation { reason: verdict.reason.as_str().to_owned(), ..explanation }
 }
 
 /// The writers that list `exe`, a canonical path.
@@ -118,5 +117,65 @@ fn object_of(path: &Path, change: Change, resolver: &dyn PathResolver) -> PathBu
     match (of_a_name, path.parent(), path.file_name()) {
         (true, Some(parent), Some(name)) => resolutions.resolve(parent).path.join(OsStr::new(name)),
         _ => resolutions.resolve(&path).path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::policy::check::build;
+    use crate::policy::resolver::TestResolver;
+    use crate::policy::source::SourceFile;
+
+    fn asked(path: &str, word: &str, exe: Option<&str>) -> Explanation {
+        let text = "[[policy]]\nname = 'bin'\npaths = ['/bin/']\nwriters = ['w']\n\
+                    [[policy]]\nname = 'log'\naction = 'audit'\nmodification = 'append'\npaths = ['/var/log/']\n\
+                    [[writer]]\nname = 'w'\nexe = ['/bin/dpkg']\n";
+        let sources = [SourceFile { name: "p.toml".to_owned(), text: text.to_owned() }];
+        let resolver = TestResolver::merged_usr();
+        let snapshot = build(&sources, &BTreeMap::new(), None, 1, &resolver).snapshot.unwrap();
+        let change = change_from_word(word).unwrap();
+        explain(&snapshot, &resolver, Path::new(path), change, exe.map(Path::new))
+    }
+
+    #[test]
+    fn every_word_is_known() {
+        assert!(change_words().all(|word| change_from_word(word).is_some()));
+        assert_eq!(change_from_word("delete"), None);
+    }
+
+    #[test]
+    fn a_denied_access_is_prevented_and_a_denied_mutation_detected() {
+        let write = asked("/bin/ls", "write", None);
+        assert_eq!(
+            serde_json::to_value(&write).unwrap(),
+            serde_json::json!({
+                "path": "/usr/bin/ls", "access": "write", "verdict": "deny", "policy": "bin",
+                "reason": "the policy does not permit this modification", "enforcement": "prevented",
+            })
+        );
+        let unlink = asked("/usr/bin/ls", "unlink", None);
+        assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::Detected));
+        assert_eq!(asked("/bin/ls", "exec", None).enforcement, Enforcement::None);
+    }
+
+    #[test]
+    fn a_writer_and_an_audit_pass() {
+        let dpkg = asked("/bin/ls", "write", Some("/bin/dpkg"));
+        assert_eq!((dpkg.verdict, dpkg.enforcement), ("allow", Enforcement::None));
+        assert_eq!(dpkg.reason, Reason::TrustedWriter.as_str());
+        assert_eq!(asked("/bin/ls", "write", Some("/bin/cat")).verdict, "deny");
+        let truncate = asked("/var/log/syslog", "truncate", None);
+        assert_eq!((truncate.verdict, truncate.enforcement), ("audit", Enforcement::Detected));
+        assert_eq!(asked("/var/log/syslog", "append", None).verdict, "allow");
+    }
+
+    #[test]
+    fn the_name_of_a_link_is_not_what_it_points_to() {
+        assert_eq!(asked("/bin", "unlink", None).policy, None);
+        assert_eq!(asked("/bin", "chmod", None).policy.as_deref(), Some("bin"));
+        assert_eq!(asked("/home/x", "write", None).reason, "no policy covers this path");
     }
 }

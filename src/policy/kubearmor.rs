@@ -1,4 +1,4 @@
-//! The KubeArmor dialect: `KubeArmorPolicy` and `KubeArmorHostPolicy` documents as they stand.
+//! The `KubeArmor` dialect: `KubeArmorPolicy` and `KubeArmorHostPolicy` documents as they stand.
 //!
 //! What they ask for and this gate does not enforce is a warning with its place, never silence and never an error.
 

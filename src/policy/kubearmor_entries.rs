@@ -1,4 +1,4 @@
-//! The `file` section of a KubeArmor document: its entries, what they inherit, and the policies they become.
+//! The `file` section of a `KubeArmor` document: its entries, what they inherit, and the policies they become.
 
 use super::fields::{Fields, Findings};
 use super::model::{Action, Modification, Origin, Policy, ProtectedPath};
@@ -15,7 +15,7 @@ const DIRECTORY_KEYS: &[&str] =
     &["dir", "recursive", "readOnly", "ownerOnly", "fromSource", "severity", "tags", "message", "action"];
 const PATTERN_KEYS: &[&str] =
     &["pattern", "readOnly", "ownerOnly", "fromSource", "severity", "tags", "message", "action"];
-/// KubeArmor's own default.
+/// `KubeArmor`'s own default.
 const SEVERITY_DEFAULT: u8 = 1;
 
 /// What an entry takes from its section, and the section from the spec.

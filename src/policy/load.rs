@@ -81,7 +81,7 @@ fn parse(source: &SourceFile, labels: &Labels) -> Parsed {
 struct Joiner {
     /// Name to index into the set, and where it was written.
     writers: HashMap<String, (usize, String)>,
-    /// Name of a TOML policy or KubeArmor document to its namespace and where it was written.
+    /// Name of a TOML policy or `KubeArmor` document to its namespace and where it was written.
     names: HashMap<String, (Option<String>, String)>,
 }
 

@@ -48,7 +48,7 @@ pub struct Origin {
 /// One `[[policy]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Unique within the set, except that one KubeArmor document makes several policies of its name when its
+    /// Unique within the set, except that one `KubeArmor` document makes several policies of its name when its
     /// entries differ in their settings.
     pub name: String,
     /// What happens to what is not permitted.

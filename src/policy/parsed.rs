@@ -13,7 +13,7 @@ pub struct Parsed {
     pub writers: Vec<ParsedWriter>,
     /// Loaded, not applied here.
     pub inactive: Vec<InactivePolicy>,
-    /// KubeArmor documents, in the order written.
+    /// `KubeArmor` documents, in the order written.
     pub documents: Vec<ParsedDocument>,
     /// What is wrong with it.
     pub diagnostics: Vec<Diagnostic>,
@@ -24,7 +24,7 @@ pub struct Parsed {
 pub struct ParsedPolicy {
     /// Without writers.
     pub policy: Policy,
-    /// Where its name was written; equal for all policies of one KubeArmor document.
+    /// Where its name was written; equal for all policies of one `KubeArmor` document.
     pub name_span: Span,
     /// One for each of its paths.
     pub path_spans: Vec<Span>,
@@ -45,7 +45,7 @@ pub struct ParsedWriter {
     pub exe_spans: Vec<Span>,
 }
 
-/// A KubeArmor document.
+/// A `KubeArmor` document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedDocument {
     /// `metadata.name`.

@@ -165,6 +165,8 @@ fn scalar<'s>(text: Cow<'s, str>, style: ScalarStyle, tag: Option<&Tag>) -> Valu
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -185,7 +187,7 @@ mod tests {
         let mut bomb = "a: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..10 {
             let used = format!("*a{}, ", level - 1).repeat(10);
-            bomb.push_str(&format!("k{level}: &a{level} [{used}]\n"));
+            writeln!(bomb, "k{level}: &a{level} [{used}]").unwrap();
         }
         assert!(parse(&bomb).unwrap_err().1.contains("more than"));
         assert!(parse("a: &a [*a]").is_err());
