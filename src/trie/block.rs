@@ -42,7 +42,9 @@ impl PrefixHash {
 
     pub(super) fn of(path: &[u8]) -> u64 {
         let mut hash = Self::EMPTY;
-        path.iter().for_each(|&byte| hash.push(byte));
+        for &byte in path {
+            hash.push(byte);
+        }
         hash.finish()
     }
 

@@ -1,7 +1,7 @@
 //! From entries in any order to the arrays of a [`PathTrie`].
 
 use super::block::{BLOCK_BYTES, PrefixHash};
-use super::{PathTrie, RECORD_BITS, RECORD_MASK, Reach, RuleId, SLOT_EMPTY, tidy};
+use super::{PathTrie, RECORD_ALIGN, Reach, RuleId, SlotLayout, tidy};
 
 /// The longest path an entry may have. The kernel names no longer one (`PATH_MAX`, with its NUL), so a longer
 /// entry could cover nothing that is ever asked for.
@@ -57,7 +57,7 @@ impl PathTrieBuilder {
 
         let paths = self.entries.chunk_by(|a, b| path(a) == path(b));
         let mut pool = Vec::new();
-        let mut starts = Vec::new();
+        let mut records = Vec::new();
         let mut lengths = Vec::new();
         let mut len = 0;
         for same_path in paths {
@@ -66,11 +66,12 @@ impl PathTrieBuilder {
             let entries = [Reach::File, Reach::Entries, Reach::Tree].map(last);
             let reaches = entries.iter().flatten().fold(0_u8, |bits, entry| bits | 1 << entry.reach as u8);
 
-            starts.push(pool.len() as u64);
+            records.push((pool.len() / RECORD_ALIGN) as u32);
             pool.extend((path.len() as u16).to_le_bytes());
             pool.push(reaches);
             pool.extend(entries.iter().flatten().flat_map(|entry| entry.rule.0.to_le_bytes()));
             pool.extend_from_slice(path);
+            pool.resize(pool.len().next_multiple_of(RECORD_ALIGN), 0);
 
             len += reaches.count_ones() as usize;
             let block = path.len() / BLOCK_BYTES;
@@ -82,8 +83,9 @@ impl PathTrieBuilder {
 
         let mut trie = PathTrie {
             slots: Box::default(),
+            layout: SlotLayout::for_pool(pool.len()),
             pool: pool.into(),
-            starts: starts.into(),
+            records: records.into(),
             lengths: lengths.into(),
             probes_max: 0,
             len,
@@ -94,22 +96,22 @@ impl PathTrieBuilder {
 }
 
 /// The table of all records, and the most slots that finding one takes.
-fn slots(trie: &PathTrie) -> (Box<[u64]>, usize) {
-    if trie.starts.is_empty() {
+fn slots(trie: &PathTrie) -> (Box<[u32]>, usize) {
+    if trie.records.is_empty() {
         return Default::default();
     }
-    let mut slots = vec![SLOT_EMPTY; (2 * trie.starts.len()).next_power_of_two()];
+    let mut slots = vec![SlotLayout::EMPTY; (trie.records.len() * 3 / 2 + 1).next_power_of_two()];
     let mask = slots.len() - 1;
     let mut probes_max = 0;
-    for &start in &trie.starts {
-        let Some(record) = trie.record(start) else { continue };
-        let hash = PrefixHash::of(record.path);
-        let first = hash as usize;
-        let probes = (0..slots.len()).find(|probe| slots[first.wrapping_add(*probe) & mask] == SLOT_EMPTY);
-        // There is one: half of the slots stay empty.
-        let Some(probe) = probes else { continue };
-        slots[first.wrapping_add(probe) & mask] = hash >> RECORD_BITS << RECORD_BITS | start & RECORD_MASK;
-        probes_max = probes_max.max(probe + 1);
+    for &record in &trie.records {
+        let Some(path) = trie.record(record).map(|record| record.path) else { continue };
+        let hash = PrefixHash::of(path);
+        let mut probes = (0..slots.len()).map(|probe| (probe, (hash as usize).wrapping_add(probe) & mask));
+        // There always is one: a third of the slots stay empty.
+        if let Some((probe, at)) = probes.find(|&(_, at)| slots[at] == SlotLayout::EMPTY) {
+            slots[at] = trie.layout.slot(hash, record);
+            probes_max = probes_max.max(probe + 1);
+        }
     }
     (slots.into(), probes_max)
 }

@@ -39,21 +39,52 @@ pub enum Reach {
     Tree = 2,
 }
 
-/// A slot is a fingerprint (the upper bits of the hash) above where in the pool the record is.
-const RECORD_BITS: u32 = 40;
-const RECORD_MASK: u64 = (1 << RECORD_BITS) - 1;
-/// No record starts at the last byte of a pool of a tebibyte.
-const SLOT_EMPTY: u64 = u64::MAX;
+/// Records start at multiples of this, so that a few bits say where.
+const RECORD_ALIGN: usize = 8;
+
+/// What one `u32` of the table says. With a hundred thousand paths a look-up costs what its cache misses cost,
+/// so the table, which every prefix touches, is kept half the size that a whole hash or an address would make it.
+#[derive(Debug, Clone, Copy, Default)]
+struct SlotLayout {
+    /// The lower bits say at which multiple of [`RECORD_ALIGN`] the record starts; those above are the fingerprint.
+    record_bits: u32,
+}
+
+impl SlotLayout {
+    /// No record starts where all lower bits are set.
+    const EMPTY: u32 = u32::MAX;
+
+    /// As wide a fingerprint as a pool of this size leaves: 12 bits for a hundred thousand paths of 60 bytes,
+    /// and one bit is left for 16 GiB of them.
+    fn for_pool(pool_bytes: usize) -> Self {
+        Self { record_bits: ((pool_bytes / RECORD_ALIGN + 1).ilog2() + 1).min(31) }
+    }
+
+    const fn slot(self, hash: u64, record: u32) -> u32 {
+        (hash >> 32) as u32 >> self.record_bits << self.record_bits | record
+    }
+
+    #[inline]
+    const fn may_be(self, slot: u32, hash: u64) -> bool {
+        (slot ^ (hash >> 32) as u32) >> self.record_bits == 0
+    }
+
+    #[inline]
+    const fn record(self, slot: u32) -> u32 {
+        slot & !(u32::MAX << self.record_bits)
+    }
+}
 
 /// Which rule governs a path. Immutable after [`PathTrieBuilder::build`]; looking up allocates nothing.
 #[derive(Default)]
 pub struct PathTrie {
-    /// Open addressing, linear probing, at most half full, a power of two long (or empty).
-    slots: Box<[u64]>,
+    /// Open addressing, linear probing, at most two thirds full, a power of two long (or empty).
+    slots: Box<[u32]>,
+    layout: SlotLayout,
     /// The records of all paths in the order of their bytes; see [`Record`].
     pool: Box<[u8]>,
     /// Where each record starts in the pool, in the same order: what [`PathTrie::below`] searches.
-    starts: Box<[u64]>,
+    records: Box<[u32]>,
     /// Bit `n`: some path is `n` bytes long. One word per [`Block`], none beyond the longest path.
     lengths: Box<[u64]>,
     /// The most slots that finding any path takes.
@@ -108,7 +139,9 @@ impl PathTrie {
 
             let Some(component) = components(rest).next() else { break };
             let gap = rest.iter().take_while(|&&byte| byte == b'/').count();
-            iter::once(b'/').chain(component.iter().copied()).for_each(|byte| hash.push(byte));
+            for byte in tidy(component) {
+                hash.push(byte);
+            }
             rest = rest.get(gap + component.len()..)?;
         }
         best
@@ -124,10 +157,11 @@ impl PathTrie {
         }
         // Paths that begin with "dir/" are next to each other, the first of them where "dir/" would be.
         let begin = || tidy(dir).chain(iter::once(b'/'));
-        let path_at = |&start: &u64| self.record(start).map_or(&[][..], |record| record.path).iter().copied();
-        let at = self.starts.partition_point(|start| path_at(start).lt(begin()));
-        self.starts.get(at).is_some_and(|start| {
-            let mut path = path_at(start);
+        let path_at =
+            |&record: &u32| self.record(record).map_or(&[][..], |record| record.path).iter().copied();
+        let at = self.records.partition_point(|record| path_at(record).lt(begin()));
+        self.records.get(at).is_some_and(|record| {
+            let mut path = path_at(record);
             begin().all(|byte| path.next() == Some(byte))
         })
     }
@@ -146,7 +180,7 @@ impl PathTrie {
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.slots)
             + size_of_val(&*self.pool)
-            + size_of_val(&*self.starts)
+            + size_of_val(&*self.records)
             + size_of_val(&*self.lengths)
     }
 
@@ -156,11 +190,11 @@ impl PathTrie {
         let mask = self.slots.len().wrapping_sub(1);
         for probe in 0..self.probes_max {
             let slot = *self.slots.get((hash as usize).wrapping_add(probe) & mask)?;
-            if slot == SLOT_EMPTY {
+            if slot == SlotLayout::EMPTY {
                 return None;
             }
-            if (slot ^ hash) >> RECORD_BITS == 0
-                && let Some(record) = self.record(slot & RECORD_MASK)
+            if self.layout.may_be(slot, hash)
+                && let Some(record) = self.record(self.layout.record(slot))
                 && is(record.path)
             {
                 return Some(record);
@@ -169,8 +203,9 @@ impl PathTrie {
         None
     }
 
-    fn record(&self, start: u64) -> Option<Record<'_>> {
-        Record::read(self.pool.get(start as usize..)?)
+    #[inline]
+    fn record(&self, record: u32) -> Option<Record<'_>> {
+        Record::read(self.pool.get(record as usize * RECORD_ALIGN..)?)
     }
 }
 
@@ -205,12 +240,12 @@ impl<'a> Record<'a> {
     /// Which of its rules covers this path followed by `rest`.
     #[inline]
     fn rule_for(&self, rest: &[u8]) -> Option<RuleId> {
-        let tree = || self.rule(Reach::Tree);
         if rest.is_empty() {
-            self.rule(Reach::File).or_else(|| self.rule(Reach::Entries)).or_else(tree)
-        } else {
-            self.rule(Reach::Entries).filter(|_| components(rest).nth(1).is_none()).or_else(tree)
+            // All of them do, and the one that reaches least far is kept first.
+            return rule_at(self.rules);
         }
+        let entries = self.rule(Reach::Entries).filter(|_| components(rest).nth(1).is_none());
+        entries.or_else(|| self.rule(Reach::Tree))
     }
 
     #[inline]
@@ -220,9 +255,14 @@ impl<'a> Record<'a> {
             return None;
         }
         let before = (self.reaches & (bit - 1)).count_ones() as usize;
-        let rule = self.rules.get(4 * before..)?.first_chunk()?;
-        Some(RuleId(u32::from_le_bytes(*rule)))
+        rule_at(self.rules.get(4 * before..)?)
     }
+}
+
+/// The rule at the front of the rules of a [`Record`].
+#[inline]
+fn rule_at(rules: &[u8]) -> Option<RuleId> {
+    Some(RuleId(u32::from_le_bytes(*rules.first_chunk()?)))
 }
 
 fn without_trailing_slashes(mut path: &[u8]) -> &[u8] {

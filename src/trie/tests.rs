@@ -174,12 +174,12 @@ fn an_entry_as_long_as_paths_get_is_found_and_a_longer_one_left_out() {
 
 #[test]
 fn a_forged_fingerprint_is_compared_and_refused() {
-    // One entry makes two slots: the same lowest bit and the same fingerprint is all that probing sees.
+    // The lowest bits choose the slot; this many fingerprint bits are more than any table keeps of a hash.
     let mut seen = HashMap::new();
     let pair = (0..).find_map(|number| {
         let path = format!("/forged/{number}");
         let hash = PrefixHash::of(path.as_bytes());
-        seen.insert((hash >> RECORD_BITS, hash & 1), path.clone()).map(|other| (other, path))
+        seen.insert((hash >> 36, hash & 3), path.clone()).map(|other| (other, path))
     });
     let (protected, forged) = pair.expect("by the birthday paradox within some thousands");
     governs(&trie(&[(&protected, Reach::Tree)]), &[(&protected, Some(0)), (&forged, None)]);
