@@ -90,6 +90,18 @@ pub enum ObjectKind {
     Special,
 }
 
+impl ObjectKind {
+    /// From `st_mode`.
+    pub const fn from_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => Self::File,
+            libc::S_IFDIR => Self::Directory,
+            libc::S_IFLNK => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+}
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Object {

@@ -1,6 +1,6 @@
 //! One responder: read → classify → resolve → decide → respond → close → queue the record.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use super::creation::Creations;
@@ -211,10 +211,12 @@ impl Responder {
         record.time_ns = clock::realtime_ns();
         record.what = What::Access(Access::Unknown);
         record.reason = Some(Reason::KernelRefused);
-        record.flags = None;
-        record.syscall = -1;
-        record.count = 1;
-        record.errno = errno;
+        let mut text = [0u8; 96];
+        let mut rest = &mut text[..];
+        // A slice takes what fits; the text is shorter.
+        let _ = write!(rest, "{} (errno {errno})", Reason::KernelRefused.as_str());
+        let unused = rest.len();
+        record.detail = record.push_text(&text[..text.len() - unused]);
         if tid > 0 {
             capture::capture(&mut record, &self.proc, tid);
         }

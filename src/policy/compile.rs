@@ -142,6 +142,8 @@ pub fn assemble(
         }
     }
     let everybody_reads = set.policies.iter().all(|policy| policy.read || policy.action == Action::Allow);
+    // POLICIES_MAX keeps every index within 16 bits.
+    let everything = Rule { policies: (0..set.policies.len()).map(|index| index as u16).collect() };
     let policies =
         set.policies.into_iter().map(|policy| CompiledPolicy { writers: mask_of(&policy), policy });
     Ok(Snapshot {
@@ -151,6 +153,7 @@ pub fn assemble(
         policies: policies.collect(),
         writers: set.writers,
         everybody_reads,
+        everything,
         roots,
         inactive: set.inactive,
     })

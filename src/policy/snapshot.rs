@@ -26,7 +26,7 @@ impl WriterMask {
 }
 
 /// What governs a path: every policy written for the same most specific prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Indexes into [`Snapshot::policies`]; never empty; in the order they were written.
     pub policies: Box<[u16]>,
@@ -71,6 +71,8 @@ pub struct Snapshot {
     pub writers: Vec<Writer>,
     /// No policy that audits or blocks has `read = false`: a read needs no path and no lookup.
     pub everybody_reads: bool,
+    /// Every policy at once: what governs an object of which can only be told that it is protected.
+    pub everything: Rule,
     /// Sorted by path; one for each path and reach.
     pub roots: Vec<Root>,
     /// Loaded, listed, not applied.
