@@ -451,7 +451,7 @@ impl Writer {
         let progress = &shared.progress;
         match self.trail.follow_rotation(now) {
             Ok(true) => {
-                tracing::info!(path = %self.path.display(), "the audit log was moved; a new one is open")
+                tracing::info!(path = %self.path.display(), "the audit log was moved; a new one is open");
             }
             Ok(false) => {}
             Err(error) => self.complain("reopen", &error),

@@ -26,14 +26,15 @@ pub const LOSS_SLOTS: usize = 512;
 const COUNT_BITS: u32 = 48;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
+#[allow(clippy::vec_box, reason = "the boxes travel; the records must not be copied")]
+type Boxes = Vec<Box<Record>>;
+
 /// The records that are not under way.
 pub struct RecordPool {
     /// Last in, first out, so that few pages stay hot. The lock is held for a push or a pop only.
-    #[allow(clippy::vec_box, reason = "the boxes travel; the records must not be copied")]
-    free: Mutex<Vec<Box<Record>>>,
+    free: Mutex<Boxes>,
     /// Filled but not taken by the queue: they wait for the logger to drop their snapshot.
-    #[allow(clippy::vec_box, reason = "as above")]
-    retired: Mutex<Vec<Box<Record>>>,
+    retired: Mutex<Boxes>,
 }
 
 impl RecordPool {
@@ -82,7 +83,7 @@ impl RecordPool {
 }
 
 /// Never grows the vector: it was made for every record there is.
-fn push_within_capacity(list: &Mutex<Vec<Box<Record>>>, record: Box<Record>) {
+fn push_within_capacity(list: &Mutex<Boxes>, record: Box<Record>) {
     let mut list = list.lock();
     if list.len() < list.capacity() {
         list.push(record);
