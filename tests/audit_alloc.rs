@@ -67,6 +67,8 @@ fn taking_filling_offering_and_losing_allocate_nothing() {
         context: Context::default(),
     };
     let logger = Logger::spawn(config, drain, || {}).unwrap();
+    assert!(calls(|| queue.warm_thread()) > 0, "it is what the first wait for a lock would allocate");
+    assert_eq!(calls(|| queue.warm_thread()), 0);
     let fill_and_offer = || {
         for round in 0..200 {
             // Now and then the logger sleeps: waking it must not allocate either.

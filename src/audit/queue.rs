@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::record::{Record, TEXT_BYTES};
 use super::text::now_ns;
@@ -246,6 +247,13 @@ pub fn audit_queue_with(records: usize) -> (AuditQueue, AuditDrain) {
 }
 
 impl AuditQueue {
+    /// Call once at the start of each responder: a thread that first waits for a `parking_lot` lock allocates
+    /// its place in the parking lot, and that must not happen between an event and its answer.
+    pub fn warm_thread(&self) {
+        let lot = Mutex::new(());
+        let _ = Condvar::new().wait_for(&mut lot.lock(), Duration::from_nanos(1));
+    }
+
     /// A cleared record to fill. `None`: the pool is empty, and the loss has been counted.
     pub fn take(&self, policy: Option<u16>, generation: u64) -> Option<Box<Record>> {
         let record = self.shared.pool.take();
@@ -318,7 +326,7 @@ impl AuditDrain {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn the_pool_is_last_in_first_out_and_finite() {
