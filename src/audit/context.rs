@@ -9,7 +9,7 @@ use std::path::Path;
 /// A container id, as every runtime on Linux writes it into the cgroup path: 32 bytes in hexadecimal.
 const CONTAINER_ID_DIGITS: usize = 64;
 
-/// Where the container belongs, in KubeArmor's terms.
+/// Where the container belongs, in `KubeArmor`'s terms.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
     /// The kind, for example `Deployment`.
@@ -42,7 +42,7 @@ pub struct Context {
     pub boot_id: String,
     /// `/proc/sys/kernel/hostname`.
     pub hostname: String,
-    /// The cluster, for KubeArmor's format.
+    /// The cluster, for `KubeArmor`'s format.
     pub cluster: String,
     /// From `--label`.
     pub labels: BTreeMap<String, String>,

@@ -16,3 +16,4 @@ pub mod syscall;
 pub mod tail;
 pub mod text;
 mod trail;
+mod writer;

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::record::{Record, TEXT_BYTES};
 use super::text::now_ns;
@@ -26,14 +27,15 @@ pub const LOSS_SLOTS: usize = 512;
 const COUNT_BITS: u32 = 48;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
+#[allow(clippy::vec_box, reason = "the boxes travel; the records must not be copied")]
+type Boxes = Vec<Box<Record>>;
+
 /// The records that are not under way.
 pub struct RecordPool {
     /// Last in, first out, so that few pages stay hot. The lock is held for a push or a pop only.
-    #[allow(clippy::vec_box, reason = "the boxes travel; the records must not be copied")]
-    free: Mutex<Vec<Box<Record>>>,
+    free: Mutex<Boxes>,
     /// Filled but not taken by the queue: they wait for the logger to drop their snapshot.
-    #[allow(clippy::vec_box, reason = "as above")]
-    retired: Mutex<Vec<Box<Record>>>,
+    retired: Mutex<Boxes>,
 }
 
 impl RecordPool {
@@ -82,7 +84,7 @@ impl RecordPool {
 }
 
 /// Never grows the vector: it was made for every record there is.
-fn push_within_capacity(list: &Mutex<Vec<Box<Record>>>, record: Box<Record>) {
+fn push_within_capacity(list: &Mutex<Boxes>, record: Box<Record>) {
     let mut list = list.lock();
     if list.len() < list.capacity() {
         list.push(record);
@@ -245,6 +247,13 @@ pub fn audit_queue_with(records: usize) -> (AuditQueue, AuditDrain) {
 }
 
 impl AuditQueue {
+    /// Call once at the start of each responder: a thread that first waits for a `parking_lot` lock allocates
+    /// its place in the parking lot, and that must not happen between an event and its answer.
+    pub fn warm_thread(&self) {
+        let lot = Mutex::new(());
+        let _ = Condvar::new().wait_for(&mut lot.lock(), Duration::from_nanos(1));
+    }
+
     /// A cleared record to fill. `None`: the pool is empty, and the loss has been counted.
     pub fn take(&self, policy: Option<u16>, generation: u64) -> Option<Box<Record>> {
         let record = self.shared.pool.take();
@@ -317,7 +326,7 @@ impl AuditDrain {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn the_pool_is_last_in_first_out_and_finite() {

@@ -112,7 +112,7 @@ impl Trail {
 
     /// Lines that wait to be written, a half-written one included.
     pub fn waiting_lines(&self) -> u64 {
-        self.batch[self.written..].iter().filter(|&&byte| byte == b'\n').count() as u64
+        self.batch[self.written..].split(|&byte| byte == b'\n').count().saturating_sub(1) as u64
     }
 
     /// Why the last try failed, while it has not succeeded since.
