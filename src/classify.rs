@@ -208,7 +208,10 @@ mod tests {
             parse_line(b"257 0xffffff9c 0x7ffd1 0x241 0x1b6 0x0 0x0 0x7ffd0 0x7f12\n"),
             Line::In(Call { number: 257, args: [0xffff_ff9c, 0x7ffd1, 0x241, 0x1b6] })
         );
-        assert_eq!(parse_line(b"-1 0x7ffd0 0x7f12\n"), Line::In(Call { number: -1, args: [0x7ffd0, 0x7f12, 0, 0] }));
+        assert_eq!(
+            parse_line(b"-1 0x7ffd0 0x7f12\n"),
+            Line::In(Call { number: -1, args: [0x7ffd0, 0x7f12, 0, 0] })
+        );
         assert_eq!(parse_line(b""), Line::Garbled);
         assert_eq!(parse_line(b"257 0x1\n"), Line::Garbled);
     }

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_create_names_directory_name_and_target() {
-        let mut bytes = event(0x100, 7, &[info(2, 9, b"dirhandl", b"new\nname"), info(1, 9, b"filehand", b"")]);
+        let mut bytes =
+            event(0x100, 7, &[info(2, 9, b"dirhandl", b"new\nname"), info(1, 9, b"filehand", b"")]);
         bytes.extend(event(0x4000_0000, 0, &[]));
         let events: Vec<_> = Notifications::new(&bytes).collect();
         assert_eq!(events.len(), 2);

@@ -10,6 +10,7 @@ pub mod event;
 pub mod gate;
 
 pub mod marks;
+pub mod options;
 pub mod policy;
 pub mod subject;
 

@@ -58,6 +58,7 @@ fn taking_filling_offering_and_losing_allocate_nothing() {
         policies: Vec::new(),
         writers: Vec::new(),
         everybody_reads: true,
+        ..Snapshot::default()
     });
     let dir = tempfile::tempdir().unwrap();
     let (queue, drain) = audit_queue_with(64);

@@ -124,8 +124,14 @@ impl Responder {
         if !created && look.access == Access::Read && in_force.snapshot.everybody_reads {
             return pending.answer(Answer::Allow);
         }
-        let found =
-            self.resolver.resolve(in_force, &self.shared.table, &self.proc, pending.fd(), &stat, pending.tid());
+        let found = self.resolver.resolve(
+            in_force,
+            &self.shared.table,
+            &self.proc,
+            pending.fd(),
+            &stat,
+            pending.tid(),
+        );
         let verdict = self.decide(found, access, pending.tid());
         if verdict.outcome == Outcome::Allow {
             return pending.answer(Answer::Allow);
@@ -150,9 +156,12 @@ impl Responder {
         let exact = look.must_create && look.flags.is_some() && !is_indirect(look);
         stat.size == 0
             && (exact
-                || self.shared.groups.creates.as_ref().is_some_and(|group| {
-                    self.shared.creations.prove(group, pending.tid(), pending.fd())
-                }))
+                || self
+                    .shared
+                    .groups
+                    .creates
+                    .as_ref()
+                    .is_some_and(|group| self.shared.creations.prove(group, pending.tid(), pending.fd())))
     }
 
     fn decide(&mut self, found: Found, access: Access, tid: i32) -> Verdict {
@@ -166,8 +175,7 @@ impl Responder {
         };
         let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
-        let trusted =
-            self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
+        let trusted = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
         let mut verdict = decide(snapshot, rule, change, trusted);
         if unresolved && verdict.outcome != Outcome::Allow {
             verdict.reason = Reason::UnresolvedAlias;

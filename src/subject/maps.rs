@@ -52,7 +52,8 @@ mod tests {
         assert_eq!((mapping.start, mapping.end), (&b"400000"[..], &b"40b000"[..]));
         assert!(mapping.executable && !mapping.shared_writable);
         assert_eq!((mapping.inode, mapping.path), (131_105, &b"/usr/bin/a b"[..]));
-        let vdso = parse(b"7ffd3f5f9000-7ffd3f5fb000 r-xp 00000000 00:00 0                          [vdso]").unwrap();
+        let vdso = parse(b"7ffd3f5f9000-7ffd3f5fb000 r-xp 00000000 00:00 0                          [vdso]")
+            .unwrap();
         assert_eq!((vdso.inode, vdso.path), (0, &b"[vdso]"[..]));
         assert!(parse(b"garbage").is_none());
         assert!(parse(b"").is_none());

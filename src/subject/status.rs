@@ -76,7 +76,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SAMPLE: &[u8] = b"Name:\ta\\nb\\\\c\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t42\nNgid:\t0\nPid:\t43\n\
+    const SAMPLE: &[u8] =
+        b"Name:\ta\\nb\\\\c\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t42\nNgid:\t0\nPid:\t43\n\
         PPid:\t7\nTracerPid:\t0\nUid:\t1000\t0\t0\t0\nGid:\t0\n";
 
     #[test]

@@ -281,7 +281,8 @@ fn is_trusted_mapping(
     }
     // The path alone can be forged in another mount namespace: the file behind the mapping must be the one that
     // the path names here.
-    let named = link.set(b"map_files/") && link.push(mapping.start) && link.push(b"-") && link.push(mapping.end);
+    let named =
+        link.set(b"map_files/") && link.push(mapping.start) && link.push(b"-") && link.push(mapping.end);
     if !named {
         return false;
     }

@@ -74,7 +74,11 @@ impl Group {
             libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE | libc::O_NONBLOCK | libc::O_NOATIME;
         Self::init(flags | FAN_REPORT_FD_ERROR, event_flags).or_else(|error| {
             // Kernels before 6.13 do not know the flag; there a read fails with the errno instead.
-            if error.raw_os_error() == Some(libc::EINVAL) { Self::init(flags, event_flags) } else { Err(error) }
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                Self::init(flags, event_flags)
+            } else {
+                Err(error)
+            }
         })
     }
 

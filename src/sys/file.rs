@@ -49,10 +49,7 @@ fn statx(dir: i32, path: &CStr, flags: i32) -> io::Result<Stat> {
         return Err(io::Error::last_os_error());
     }
     Ok(Stat {
-        id: Identity {
-            dev: libc::makedev(buffer.stx_dev_major, buffer.stx_dev_minor),
-            ino: buffer.stx_ino,
-        },
+        id: Identity { dev: libc::makedev(buffer.stx_dev_major, buffer.stx_dev_minor), ino: buffer.stx_ino },
         mode: u32::from(buffer.stx_mode),
         links: buffer.stx_nlink,
         size: buffer.stx_size,

@@ -37,6 +37,7 @@ pub fn snapshot(generation: u64) -> Arc<Snapshot> {
         policies: vec![CompiledPolicy { policy, writers: WriterMask::NONE }],
         writers: Vec::new(),
         everybody_reads: true,
+        ..Snapshot::default()
     })
 }
 
