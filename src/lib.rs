@@ -6,14 +6,18 @@
 pub mod access;
 pub mod audit;
 pub mod classify;
+pub mod cli;
+pub mod control;
+pub mod demo;
+pub mod doctor;
 pub mod event;
 pub mod gate;
-
 pub mod marks;
 pub mod options;
 pub mod policy;
+pub mod preflight;
 pub mod subject;
-
+pub mod supervisor;
 pub mod sys;
 pub mod trie;
 pub mod verdict;

@@ -1,4 +1,6 @@
 //! The `writegate` binary.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    writegate::cli::main()
+}

@@ -6,6 +6,15 @@ use std::path::PathBuf;
 use crate::audit::logger::Format;
 use crate::policy::kubearmor::Labels;
 
+/// Where policies are looked for when none are given.
+pub const POLICY_DIR: &str = "/etc/writegate/policies.d";
+/// State, vault and quarantine.
+pub const STATE_DIR: &str = "/var/lib/writegate";
+/// Where the gate listens for `status` and `reload`.
+pub const CONTROL_SOCKET: &str = "/run/writegate/control.sock";
+/// The trail.
+pub const AUDIT_LOG: &str = "/var/log/writegate/audit.jsonl";
+
 /// Refuse, or only look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -28,7 +37,8 @@ impl Mode {
 /// The options of `writegate run`.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// `--policy`: files and directories, in order. Empty, and `protect` too: the built-in set.
+    /// `--policy`: files and directories, in order; [`POLICY_DIR`] when neither this nor `protect` was given and
+    /// it holds policies. Empty, and `protect` too: the built-in set.
     pub policy: Vec<PathBuf>,
     /// `--protect`: absolute paths.
     pub protect: Vec<PathBuf>,

@@ -30,7 +30,12 @@ pub struct Built {
 
 /// Every finding about `sources` for a place with these `labels`.
 pub fn check(sources: &[SourceFile], labels: &Labels, resolver: &dyn PathResolver) -> Vec<Diagnostic> {
-    build_with(sources, labels, None, 1, resolver, lint::Scope::Check).diagnostics
+    examine(sources, labels, resolver).diagnostics
+}
+
+/// As [`check`], with the snapshot that there would be.
+pub fn examine(sources: &[SourceFile], labels: &Labels, resolver: &dyn PathResolver) -> Built {
+    build_with(sources, labels, None, 1, resolver, lint::Scope::Check)
 }
 
 /// The snapshot of `sources` and of what `--protect` added, with every finding that matters to a running gate.

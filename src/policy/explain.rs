@@ -21,7 +21,7 @@ pub enum Enforcement {
     Healed,
     /// It is seen and recorded.
     Detected,
-    /// Nothing: it is permitted.
+    /// Nothing: it is permitted, or this release does not notice it.
     None,
 }
 
@@ -58,8 +58,8 @@ pub const fn enforcement_of(change: Change) -> Enforcement {
     match change {
         // A permission event covers it.
         Change::Access(_) => Enforcement::Prevented,
-        // None does.
-        Change::Mutation(_) => Enforcement::Detected,
+        // None does, and the watch of this release looks for new directories only.
+        Change::Mutation(_) => Enforcement::None,
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_access_is_prevented_and_a_denied_mutation_detected() {
+    fn a_denied_access_is_prevented_and_a_denied_mutation_is_not_covered_yet() {
         let write = asked("/bin/ls", "write", None);
         assert_eq!(
             serde_json::to_value(&write).unwrap(),
@@ -157,7 +157,7 @@ mod tests {
             })
         );
         let unlink = asked("/usr/bin/ls", "unlink", None);
-        assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::Detected));
+        assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::None));
         assert_eq!(asked("/bin/ls", "exec", None).enforcement, Enforcement::None);
     }
 

@@ -33,6 +33,11 @@ pub fn load_sources(paths: &[PathBuf]) -> (Vec<SourceFile>, Vec<Diagnostic>) {
     (sources, diagnostics)
 }
 
+/// Whether `directory` exists and holds a policy file.
+pub fn holds_policies(directory: &Path) -> bool {
+    policy_files(directory).is_ok_and(|files| !files.is_empty())
+}
+
 fn policy_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {

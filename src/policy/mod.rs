@@ -8,6 +8,7 @@
 
 pub mod builtin;
 pub mod check;
+pub mod choice;
 pub mod compile;
 pub mod diagnostic;
 pub mod explain;
