@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod classify;
+pub mod control;
 pub mod event;
 pub mod gate;
 
@@ -14,6 +15,8 @@ pub mod options;
 pub mod policy;
 pub mod subject;
 
+pub mod supervisor;
 pub mod sys;
 pub mod trie;
 pub mod verdict;
+mod worker;
