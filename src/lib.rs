@@ -21,3 +21,4 @@ pub mod supervisor;
 pub mod sys;
 pub mod trie;
 pub mod verdict;
+mod worker;

@@ -36,6 +36,10 @@ impl Look {
         matches!(self.access, Access::Read | Access::Exec) && !self.may_create
     }
 
+    const fn of_exec(syscall: i32) -> Self {
+        Self { access: Access::Exec, may_create: false, must_create: false, flags: None, syscall }
+    }
+
     fn of_flags(flags: u64, syscall: i32) -> Self {
         Self {
             access: classify::access_of_flags(flags),
@@ -61,15 +65,19 @@ impl Looker {
         let Some(call) = self.call_of(proc, tid) else { return by_lease(fd, -1) };
         match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
-            Asked::Exec => Look {
-                access: Access::Exec,
-                may_create: false,
-                must_create: false,
-                flags: None,
-                syscall: call.number,
-            },
+            Asked::Exec => Look::of_exec(call.number),
             Asked::Indirect(address) => by_memory(tid, address, fd, call.number),
             Asked::Untold => by_lease(fd, call.number),
+        }
+    }
+
+    /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
+    pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
+        let call = self.call_of(proc, tid)?;
+        match classify::asked(&call) {
+            Asked::Flags(flags) => Some(Look::of_flags(flags, call.number)),
+            Asked::Exec => Some(Look::of_exec(call.number)),
+            Asked::Indirect(_) | Asked::Untold => None,
         }
     }
 

@@ -37,6 +37,15 @@ impl Groups {
         Ok(Self { gate: None, creates: None, watch: Some(Group::notification()?) })
     }
 
+    /// Other descriptors of the same groups.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone = |group: &Option<Group>| group.as_ref().map(Group::try_clone).transpose();
+        Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
+    }
+
     /// Marks a directory for everything this gate wants to know of its entries.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! either read or reported.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -75,6 +75,23 @@ impl Marker<'_> {
                 MarkKind::File => self.groups.unmark_file(&path),
             }
         }
+    }
+
+    /// `path` has just appeared: marks what of it is protected, and the roots that waited for it.
+    pub fn mark_new(&self, path: &Path) -> Report {
+        let mut report = Report::default();
+        let Ok(metadata) = std::fs::symlink_metadata(path) else { return report };
+        if metadata.is_dir() {
+            self.mark_tree(path, &mut report);
+        } else {
+            self.mark_file_with_links(path, &metadata, &mut report);
+        }
+        let roots = &self.snapshot.roots;
+        let first = roots.partition_point(|root| root.path.as_path() < path);
+        for root in roots[first..].iter().take_while(|root| root.path.starts_with(path)) {
+            self.mark_root(root, &mut report);
+        }
+        report
     }
 
     /// Marks one root, or the place where it will appear.
@@ -217,9 +234,4 @@ impl Marker<'_> {
 fn is_pseudo(directory: &Path) -> bool {
     nix::sys::statfs::statfs(directory)
         .is_ok_and(|found| PSEUDO_FILESYSTEMS.contains(&(found.filesystem_type().0 as libc::c_long)))
-}
-
-/// Joins a directory and an entry's name, whatever bytes it holds.
-pub fn join(directory: &[u8], name: &[u8]) -> PathBuf {
-    Path::new(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name))
 }

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+mod fdinfo;
 mod libraries;
 mod maps;
 mod status;
 mod writers;
 
+pub use fdinfo::access_of_fdinfo;
+pub use maps::{Mapping, parse as parse_mapping};
 pub use status::Status;
 pub use writers::{TrustedWriters, Verifier, WriterProblem};

@@ -197,6 +197,33 @@ pub fn handle_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Handle> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
 }
 
+/// Opens the object that a handle names, as a descriptor that only stands for it. `mount` is any descriptor on
+/// the same filesystem that is not itself `O_PATH`.
+///
+/// # Errors
+/// `ESTALE` when the object is gone; `EPERM` without `CAP_DAC_READ_SEARCH`.
+pub fn open_handle(mount: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
+    let mut raw = RawHandle { bytes: handle.len() as u32, kind, handle: [0; HANDLE_BYTES] };
+    let Some(room) = raw.handle.get_mut(..handle.len()) else {
+        return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
+    };
+    room.copy_from_slice(handle);
+    // SAFETY: `raw` has the layout of struct file_handle and holds as many bytes as it says.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw mut raw,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// `f_fsid` of statfs(2): what events carry beside a handle.
 ///
 /// # Errors

@@ -8,5 +8,6 @@ pub mod file;
 pub mod lease;
 pub mod path;
 pub mod proc;
+pub mod process;
 pub mod shared;
 pub mod thread;

@@ -182,9 +182,18 @@ pub struct SharedPage {
     pub leftovers_dropped: AtomicU64,
     /// The worker's control thread moves it; the supervisor's watchdog looks.
     pub heartbeat: AtomicU64,
-    /// The worker asks the supervisor to end everything (a fatal error at start).
     pub own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
     own_threads_len: AtomicU32,
+    /// The supervisor is between its look at [`SharedPage::stage`] and the end of its read.
+    supervisor_reads: AtomicU32,
+    /// Where the supervisor itself receives events, in safe mode.
+    pub supervisor_slot: Slot,
+    /// Which of the two memory files holds the policies in force: 1 or 2; 0: neither.
+    pub bundle: AtomicU32,
+    /// Generation of the snapshot in force.
+    pub generation: AtomicU64,
+    /// Nanoseconds since the epoch when the supervisor started.
+    pub started_ns: AtomicU64,
     /// See [`Leftover`].
     pub leftovers: [Leftover; LEFTOVERS_MAX],
     /// One per responder.
@@ -228,6 +237,27 @@ impl SharedPage {
     /// Says how far the worker is.
     pub fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u32, Ordering::Release);
+    }
+
+    /// The supervisor asks whether it may read the queue: only while no responder does, so that its read finds
+    /// what poll(2) has shown it. Followed by [`SharedPage::end_supervisor_read`] in either case.
+    pub fn may_supervisor_read(&self) -> bool {
+        self.supervisor_reads.store(1, Ordering::SeqCst);
+        self.stage.load(Ordering::SeqCst) == Stage::Starting as u32
+    }
+
+    /// See [`SharedPage::may_supervisor_read`].
+    pub fn end_supervisor_read(&self) {
+        self.supervisor_reads.store(0, Ordering::SeqCst);
+    }
+
+    /// The worker takes the queue over: from now on the supervisor does not read it. Waits for a read under way,
+    /// which ends within the time of one event.
+    pub fn take_queue_over(&self) {
+        self.stage.store(Stage::Answering as u32, Ordering::SeqCst);
+        while self.supervisor_reads.load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
     }
 
     /// Registers a thread whose opens are allowed at once.

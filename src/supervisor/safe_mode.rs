@@ -1,0 +1,103 @@
+//! Answers while there is no worker: who only reads passes, everybody else is refused.
+//!
+//! Policy is not known here, so trusted writers and what is merely audited are refused too, for the tens of
+//! milliseconds that a worker takes to start.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::gate::{Looker, Pending};
+use crate::marks::Groups;
+use crate::sys::fanotify::{Answer, Group};
+use crate::sys::proc::Proc;
+use crate::sys::shared::{Delivery, SharedPage};
+use crate::sys::{clock, file};
+
+/// Events answered before the supervisor looks at its child again.
+const BATCH: usize = 64;
+
+/// What safe mode needs, made at start.
+pub struct SafeMode {
+    proc: Proc,
+    looker: Looker,
+}
+
+impl SafeMode {
+    /// Opens /proc.
+    ///
+    /// # Errors
+    /// It is not mounted.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { proc: Proc::open()?, looker: Looker::default() })
+    }
+
+    /// Answers what the dead worker had read. Its descriptors died with it, their numbers still name the events.
+    ///
+    /// Must come before anybody reads the queue again: new events may get the same numbers.
+    pub fn answer_for_the_dead(&mut self, groups: &Groups, page: &SharedPage) {
+        let Some(gate) = &groups.gate else { return };
+        for slot in &page.slots {
+            let Some((number, tid)) = slot.unanswered() else { continue };
+            let look = self.looker.look_at_registers(&self.proc, tid);
+            let reads = look.is_some_and(|look| look.only_reads());
+            let answer = if reads { Answer::Allow } else { Answer::Deny };
+            let answered = gate.respond(number, answer).is_ok();
+            slot.clear();
+            if !answered {
+                // It had been answered, or its opener was killed.
+                continue;
+            }
+            if reads {
+                page.supervisor_allowed.fetch_add(1, Relaxed);
+            } else {
+                page.supervisor_denied.fetch_add(1, Relaxed);
+                page.leave(tid, false, look.map_or(-1, |look| look.syscall), (0, 0), clock::realtime_ns());
+            }
+        }
+    }
+
+    /// Answers what waits in the queue, as long as no worker does.
+    pub fn answer_queue(&mut self, gate: &Group, page: &'static SharedPage) {
+        for _ in 0..BATCH {
+            let may_read = page.may_supervisor_read();
+            let answered = may_read && is_readable(gate) && self.answer_one(gate, page);
+            page.end_supervisor_read();
+            if !answered {
+                break;
+            }
+        }
+    }
+
+    fn answer_one(&mut self, gate: &Group, page: &'static SharedPage) -> bool {
+        let slot = &page.supervisor_slot;
+        match slot.receive(gate) {
+            Ok(Delivery::Event(arrival)) => {
+                let pending = Pending::new(gate, slot, arrival);
+                let tid = pending.tid();
+                if tid == page.worker_pid.load(Relaxed) || page.is_own_thread(tid) {
+                    pending.answer(Answer::Allow);
+                    return true;
+                }
+                let look = self.looker.look(&self.proc, tid, pending.fd());
+                let made = look.may_create && file::stat_fd(pending.fd()).is_ok_and(|stat| stat.size == 0);
+                if matches!(look.access, crate::access::Access::Read | crate::access::Access::Exec) && !made {
+                    pending.answer(Answer::Allow);
+                } else {
+                    let id = file::stat_fd(pending.fd()).map_or((0, 0), |stat| (stat.id.dev, stat.id.ino));
+                    pending.answer(Answer::Deny);
+                    page.leave(tid, true, look.syscall, id, clock::realtime_ns());
+                }
+                true
+            }
+            Ok(_) => true,
+            Err(error) => !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EFAULT)),
+        }
+    }
+}
+
+fn is_readable(group: &Group) -> bool {
+    let mut fds = [PollFd::new(group.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

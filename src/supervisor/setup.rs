@@ -1,0 +1,158 @@
+//! Everything the supervisor makes before the first worker, while failing is still cheap.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::notify::Notifier;
+use super::safe_mode::SafeMode;
+use super::{Prepared, note_start};
+use crate::marks::Groups;
+use crate::options::{Mode, RunOptions};
+use crate::sys::process;
+use crate::sys::shared::SharedPage;
+
+/// What every worker inherits.
+pub struct Inheritance {
+    /// How the gate was started.
+    pub options: RunOptions,
+    /// Shared with the supervisor.
+    pub page: &'static SharedPage,
+    /// The groups; they and their marks outlive a worker.
+    pub groups: Groups,
+    /// Made once, so that a caller who comes while there is no worker waits instead of being refused.
+    pub control: UnixListener,
+    /// The sources of the policies in force, twice: one is being written while the other is valid.
+    pub bundles: [OwnedFd; 2],
+}
+
+/// Why the gate does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// No permission group.
+    #[error("cannot open a fanotify permission group: {0}")]
+    Groups(io::Error),
+    /// Another gate has the socket.
+    #[error("another writegate already listens on {0}")]
+    AlreadyRunning(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}: {source}")]
+    Control {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else that a process needs.
+    #[error("cannot set up {what}: {source}")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SetupError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Groups(error) if error.raw_os_error() == Some(libc::EPERM) => Some(
+                "run it as root, or give the container CAP_SYS_ADMIN in the initial user namespace \
+                 (podman run --cap-add SYS_ADMIN)",
+            ),
+            Self::Groups(_) => Some(
+                "this kernel needs CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y; `writegate doctor` tells more",
+            ),
+            Self::AlreadyRunning(_) => {
+                Some("stop it first, or give this one another socket with --control")
+            }
+            Self::Control { .. } => Some("give a path in a directory that you may write, with --control"),
+            Self::Resource { .. } => None,
+        }
+    }
+
+    /// 3 where something is not permitted or not supported here, else 1.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Groups(_) => 3,
+            Self::AlreadyRunning(_) | Self::Control { .. } | Self::Resource { .. } => 1,
+        }
+    }
+}
+
+fn resource<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> SetupError {
+    move |error| SetupError::Resource { what, source: error.into() }
+}
+
+/// Makes it all.
+pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
+    raise_descriptor_limit();
+    // A lease probe can be broken by a writer that comes in between; the default action of SIGIO is death.
+    process::ignore_signal(libc::SIGIO);
+    let groups = match options.mode {
+        Mode::Enforce => Groups::enforcing(),
+        Mode::Observe => Groups::observing(),
+    }
+    .map_err(SetupError::Groups)?;
+    let page = SharedPage::map().map_err(resource("shared memory"))?;
+    note_start(page);
+    let control = listen(&options.control)?;
+    let bundle = || memfd_create(c"writegate-policies", MFdFlags::MFD_CLOEXEC);
+    let bundles = [
+        bundle().map_err(resource("a memory file"))?,
+        bundle().map_err(resource("a memory file"))?,
+    ];
+    Ok(Prepared {
+        signals: block_signals().map_err(resource("signals"))?,
+        notifier: Notifier::from_environment(),
+        safe_mode: SafeMode::new().map_err(resource("/proc"))?,
+        inheritance: Inheritance { options, page, groups, control, bundles },
+    })
+}
+
+/// Each event in flight costs a descriptor, and so does each thread whose registers are kept at hand.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn block_signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn listen(path: &Path) -> Result<UnixListener, SetupError> {
+    let failed = |source| SetupError::Control { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(SetupError::AlreadyRunning(path.to_owned()));
+            }
+            fs::remove_file(path).map_err(failed)?;
+            UnixListener::bind(path).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+    .and_then(|listener| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(listener)
+    })
+}

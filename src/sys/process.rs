@@ -1,0 +1,66 @@
+//! Processes: fork, and descriptors that stand for a process.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id.
+    Parent(i32),
+}
+
+/// Makes a child that shares nothing but mappings made to be shared and descriptors.
+///
+/// The caller must be the only thread of its process: the supervisor is.
+///
+/// # Errors
+/// `EAGAIN`, `ENOMEM`.
+pub fn fork() -> io::Result<Forked> {
+    // SAFETY: the supervisor has one thread, so no lock can be held by a thread that the child lacks (fork(2)).
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        pid if pid > 0 => Ok(Forked::Parent(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A descriptor that becomes readable when process `pid` ends.
+///
+/// # Errors
+/// `ESRCH`; `ENOSYS` before Linux 5.3.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Kills the process that `pidfd` stands for, whatever number others have by now.
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub fn kill_now(pidfd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: pidfd_send_signal(2) with a null siginfo takes only integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Ignores a signal for this process and its children.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler of ours (signal(2)).
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}

@@ -1,0 +1,133 @@
+//! The worker's main loop: signals, the control socket, the heartbeat.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Worker;
+use super::signals::Signals;
+use crate::audit::text::Rfc3339;
+use crate::control::protocol::{
+    Command, Finding, Inactive, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply, Unmarked,
+};
+use crate::sys::clock;
+use crate::sys::shared::Stage;
+
+/// How long a caller may take to send its line and to take its answer. It is root, but it may be stopped.
+const CALLER_PATIENCE: Duration = Duration::from_secs(2);
+/// The heartbeat's pace, milliseconds.
+const BEAT_MS: u16 = 500;
+
+/// Serves until the worker is asked to stop.
+pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        ];
+        // EINTR and the like: everything is looked at anyway.
+        let _ = poll(&mut fds, PollTimeout::from(BEAT_MS));
+        worker.page.heartbeat.fetch_add(1, Relaxed);
+        let came = signals.take();
+        if came.stop {
+            return;
+        }
+        if came.reload {
+            let _ = worker.reload();
+        }
+        if came.orphaned {
+            worker.logger.worker_replaced(
+                "the supervisor died: this worker goes on alone and is not replaced if it dies too",
+            );
+            tracing::error!("the supervisor died; restart writegate");
+        }
+        while let Ok((caller, _)) = listener.accept() {
+            // A caller that goes away in the middle has no other effect.
+            let _ = answer(worker, caller);
+        }
+    }
+}
+
+fn answer(worker: &Worker, caller: UnixStream) -> io::Result<()> {
+    caller.set_nonblocking(false)?;
+    caller.set_read_timeout(Some(CALLER_PATIENCE))?;
+    caller.set_write_timeout(Some(CALLER_PATIENCE))?;
+    let mut line = Vec::new();
+    BufReader::new((&caller).take(REQUEST_BYTES_MAX as u64)).read_until(b'\n', &mut line)?;
+    let request: Request = serde_json::from_slice(&line)?;
+    let reply = match request.command {
+        Command::Status => serde_json::to_vec(&worker.status()),
+        Command::Reload => serde_json::to_vec(&worker.reload_reply()),
+    }?;
+    (&caller).write_all(&reply)
+}
+
+impl Worker {
+    fn status(&self) -> StatusReply {
+        let page = self.page;
+        let snapshot = self.shared.in_force.load().1.snapshot.clone();
+        let gauge = self.shared.audit.gauge();
+        let (directories, files) = self.shared.table.len();
+        let own = &page.supervisor_slot;
+        let allowed = page.total(|slot| &slot.allowed)
+            + page.supervisor_allowed.load(Relaxed)
+            + own.allowed.load(Relaxed);
+        let denied = page.total(|slot| &slot.denied)
+            + page.total(|slot| &slot.refused)
+            + page.supervisor_denied.load(Relaxed)
+            + own.denied.load(Relaxed);
+        let last_loss_ns = gauge.last_loss_ns.unwrap_or(0).max(page.last_loss_ns.load(Relaxed));
+        StatusReply {
+            ready: page.stage() == Stage::Ready,
+            mode: self.options.mode.as_str().to_owned(),
+            supervisor_pid: page.supervisor_pid.load(Relaxed),
+            worker_pid: page.worker_pid.load(Relaxed),
+            restarts: page.restarts.load(Relaxed),
+            generation: snapshot.generation,
+            policies: snapshot.policies.len() as u64,
+            paths: snapshot.roots.len() as u64,
+            marks: (directories + files) as u64,
+            events: allowed + denied,
+            allowed,
+            denied,
+            healed: 0,
+            lost: gauge.lost + page.lost.load(Relaxed),
+            queue_depth: gauge.queue_depth as u64,
+            uptime_s: clock::realtime_ns().saturating_sub(page.started_ns.load(Relaxed)) / 1_000_000_000,
+            inactive: snapshot
+                .inactive
+                .iter()
+                .map(|policy| Inactive { name: policy.name.clone(), reason: policy.reason.clone() })
+                .collect(),
+            last_loss: (last_loss_ns > 0).then(|| Loss {
+                count: gauge.last_loss_count,
+                time: Rfc3339 { ns: last_loss_ns, digits: 9 }.to_string(),
+            }),
+            unmarked: self
+                .unmarked
+                .lock()
+                .iter()
+                .map(|(path, error)| Unmarked {
+                    path: path.to_string_lossy().into_owned(),
+                    error: error.clone(),
+                })
+                .collect(),
+            audit_log: self.options.audit_log.to_string_lossy().into_owned(),
+        }
+    }
+
+    fn reload_reply(&self) -> ReloadReply {
+        match self.reload() {
+            Ok(generation) => ReloadReply { ok: true, generation, diagnostics: Vec::new() },
+            Err(error) => ReloadReply {
+                ok: false,
+                generation: self.shared.in_force.load().1.snapshot.generation,
+                diagnostics: error.diagnostics.iter().map(Finding::from).collect(),
+            },
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The worker: everything that can go wrong in interesting ways. The supervisor replaces it when it dies.
+//!
+//! ```text
+//! responder × CPU   answers events
+//! logger            writes the trail
+//! watcher           marks what appears, in observe mode records every change
+//! main              starts the others, then signals, socket, reload
+//! ```
+#![forbid(unsafe_code)]
+
+mod control;
+mod holders;
+mod leftovers;
+mod observe;
+mod policies;
+mod signals;
+mod threads;
+mod watcher;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::audit::context::Context;
+use crate::audit::logger::{Logger, LoggerConfig, LoggerError, LoggerHandle};
+use crate::audit::queue::audit_queue;
+use crate::gate::{Creations, InForceCell, Shared};
+use crate::marks::{MarkTable, Marker, Report};
+use crate::options::{Mode, RunOptions};
+use crate::supervisor::Inheritance;
+use crate::sys::shared::{SharedPage, Stage};
+use crate::sys::{process, thread};
+use policies::PolicyError;
+
+/// How long the logger may take to write what is queued when the gate is stopped.
+const LOG_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why a worker does not get to work.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No policies to work with.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// No trail.
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
+    /// A thread, a signal handler, a descriptor.
+    #[error("cannot set up {what}: {source}")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn resource(what: &'static str) -> impl Fn(io::Error) -> WorkerError {
+    move |source| WorkerError::Resource { what, source }
+}
+
+/// Everything a worker has, once it is up.
+pub(crate) struct Worker {
+    options: RunOptions,
+    page: &'static SharedPage,
+    shared: Arc<Shared>,
+    logger: LoggerHandle,
+    policies: Mutex<policies::Loader>,
+    /// Held while marks are placed or taken off: reload and watcher take turns.
+    marking: Mutex<()>,
+    /// What is protected on paper only, from the last walk.
+    unmarked: Mutex<Vec<(PathBuf, String)>>,
+}
+
+/// The body of a worker process; its exit code.
+pub fn main(inheritance: &Inheritance) -> u8 {
+    let page = inheritance.page;
+    page.add_own_thread(thread::gettid());
+    thread::set_name(c"writegate-work");
+    // If the supervisor dies, the worker goes on alone: an open gate would be worse.
+    thread::on_parent_death(signals::SUPERVISOR_DIED);
+    match start(inheritance) {
+        Ok((worker, signals)) => {
+            control::serve(&worker, &inheritance.control, &signals);
+            let stopped = worker.logger.stop("asked to stop", LOG_PATIENCE);
+            if !stopped.complete {
+                tracing::error!(unwritten = stopped.unwritten, "the audit log is not complete");
+            }
+            0
+        }
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            1
+        }
+    }
+}
+
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), WorkerError> {
+    let page = inheritance.page;
+    let options = inheritance.options.clone();
+    let signals = signals::Signals::install().map_err(resource("signal handlers"))?;
+    let restarted = page.restarts.load(Relaxed) > 0;
+    let mut loader = policies::Loader::new(inheritance).map_err(resource("the policy store"))?;
+    let first = loader.first(restarted)?;
+    let (audit, drain) = audit_queue();
+    let config = LoggerConfig {
+        path: options.audit_log.clone(),
+        format: options.audit_format,
+        context: Context::of_this_place(options.labels.clone()),
+    };
+    let logger = Logger::spawn(config, drain, move || page.add_own_thread(thread::gettid()))?;
+    let snapshot = Arc::clone(&first.snapshot);
+    let shared = Arc::new(Shared {
+        page,
+        groups: inheritance.groups.try_clone().map_err(resource("the groups"))?,
+        in_force: InForceCell::new(first),
+        table: MarkTable::default(),
+        creations: Creations::default(),
+        audit,
+    });
+    let worker = Arc::new(Worker {
+        options,
+        page,
+        shared,
+        logger,
+        policies: Mutex::new(loader),
+        marking: Mutex::default(),
+        unmarked: Mutex::default(),
+    });
+    if worker.options.mode == Mode::Enforce {
+        threads::start_responders(&worker).map_err(resource("responders"))?;
+        page.take_queue_over();
+    }
+    leftovers::record(&worker.shared);
+    let report = worker.mark(&snapshot, 1);
+    worker.note_unmarked(report);
+    watcher::start(&worker).map_err(resource("the watcher"))?;
+    if !restarted {
+        holders::record(&worker.shared);
+    }
+    page.set_stage(Stage::Ready);
+    let (directories, files) = worker.shared.table.len();
+    let detail = format!(
+        "{} mode, {} policies on {} paths, {directories} directories and {files} linked files marked",
+        worker.options.mode.as_str(),
+        snapshot.policies.len(),
+        snapshot.roots.len(),
+    );
+    if restarted {
+        worker.logger.worker_replaced(&detail);
+    } else {
+        worker.logger.started(&snapshot, &detail);
+        tracing::info!("{detail}");
+    }
+    Ok((worker, signals))
+}
+
+impl Worker {
+    /// Places the marks of a snapshot.
+    fn mark(&self, snapshot: &crate::policy::snapshot::Snapshot, walk: u64) -> Report {
+        Marker { groups: &self.shared.groups, table: &self.shared.table, snapshot, walk }.mark_all()
+    }
+
+    fn note_unmarked(&self, report: Report) {
+        for unmarked in &report.unmarked {
+            tracing::warn!(path = %unmarked.path.display(), error = %unmarked.error, "not covered");
+        }
+        *self.unmarked.lock() =
+            report.unmarked.into_iter().map(|unmarked| (unmarked.path, unmarked.error.to_string())).collect();
+    }
+
+    /// Reads the policies again; with an error the old ones stay in force.
+    fn reload(&self) -> Result<u64, PolicyError> {
+        let mut loader = self.policies.lock();
+        let old = self.shared.in_force.load().1;
+        match loader.reload(old.snapshot.generation + 1) {
+            Ok((next, sources)) => {
+                let snapshot = Arc::clone(&next.snapshot);
+                let _one_at_a_time = self.marking.lock();
+                // New marks before the swap, old marks off after it: at no moment is less covered than both say.
+                let report = self.mark(&snapshot, snapshot.generation);
+                self.shared.in_force.replace(next);
+                Marker {
+                    groups: &self.shared.groups,
+                    table: &self.shared.table,
+                    snapshot: &snapshot,
+                    walk: snapshot.generation,
+                }
+                .remove_stale();
+                self.note_unmarked(report);
+                loader.keep(&sources, snapshot.generation);
+                let detail = format!("{} policies in force", snapshot.policies.len());
+                self.logger.reloaded(&snapshot, &detail);
+                Ok(snapshot.generation)
+            }
+            Err(error) => {
+                self.logger.reload_failed(&format!("{}; the old policies stay in force", one_line(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Ends a process that can do no more good: the supervisor makes another.
+fn give_up(why: &str) -> ! {
+    eprintln!("writegate: {why}");
+    process::ignore_signal(libc::SIGTERM);
+    thread::exit_now(101)
+}

@@ -1,0 +1,47 @@
+//! Starts the responders: one pinned thread per CPU.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use super::{Worker, give_up};
+use crate::gate::Responder;
+use crate::sys::shared::RESPONDERS_MAX;
+use crate::sys::thread as system_thread;
+
+/// Starts them and waits until each has all it needs.
+///
+/// # Errors
+/// A thread or its memory cannot be had.
+pub fn start_responders(worker: &Arc<Worker>) -> io::Result<()> {
+    let cpus = system_thread::allowed_cpus()?;
+    let count = worker.options.threads.unwrap_or(cpus.len()).clamp(1, RESPONDERS_MAX);
+    let (ready, started) = mpsc::channel();
+    for index in 0..count {
+        let worker = Arc::clone(worker);
+        let ready = ready.clone();
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        thread::Builder::new().name(format!("writegate-{index}")).spawn(move || {
+            worker.page.add_own_thread(system_thread::gettid());
+            if let Some(cpu) = cpu {
+                // Not being pinned costs speed, not safety.
+                let _ = system_thread::pin_to(cpu);
+            }
+            worker.shared.audit.warm_thread();
+            match Responder::new(Arc::clone(&worker.shared), index) {
+                Ok(mut responder) => {
+                    let _ = ready.send(Ok(()));
+                    drop((ready, worker));
+                    if let Err(error) = responder.run() {
+                        give_up(&format!("the permission group is unusable: {error}"));
+                    }
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        })?;
+    }
+    drop(ready);
+    started.into_iter().take(count).collect()
+}
