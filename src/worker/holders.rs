@@ -33,7 +33,9 @@ pub fn record(shared: &Shared) {
     let in_force = shared.in_force.load().1;
     let mut search = Search { shared, in_force: &in_force, proc, verifier: Verifier::default() };
     for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         // A process that vanishes meanwhile holds nothing any more.
         let _ = search.descriptors(pid);
         let _ = search.mappings(pid);
@@ -88,7 +90,9 @@ impl Search<'_> {
         let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
         let mut canonical = FixedPath::default();
         let known = self.shared.table.file(id, &mut canonical) || self.under_a_mark(path, &mut canonical);
-        let Some(rule) = known.then(|| snapshot.rule_for(canonical.as_bytes())).flatten() else { return Ok(()) };
+        let Some(rule) = known.then(|| snapshot.rule_for(canonical.as_bytes())).flatten() else {
+            return Ok(());
+        };
         self.judge(pid, canonical.as_bytes(), rule, id, hold);
         Ok(())
     }
@@ -110,8 +114,7 @@ impl Search<'_> {
         };
         let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
-        let trusted =
-            self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter);
+        let trusted = self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter);
         let verdict = decide(snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             return;

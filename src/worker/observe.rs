@@ -49,8 +49,7 @@ impl Observer {
                 continue;
             }
             let matter = writers_that_matter(snapshot, rule, change);
-            let trusted =
-                self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter);
+            let trusted = self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter);
             let verdict = decide(snapshot, rule, change, trusted);
             if verdict.outcome == Outcome::Allow {
                 continue;
