@@ -2,6 +2,7 @@
 //! with an allocation.
 #![allow(unsafe_code)]
 
+pub mod atomic_bytes;
 pub mod clock;
 pub mod fanotify;
 pub mod file;
