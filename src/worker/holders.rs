@@ -16,7 +16,7 @@ use crate::subject::{self, Verifier, capture};
 use crate::sys::clock;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
-use crate::sys::proc::Proc;
+use crate::sys::proc::{Proc, TaskCache};
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
 
 /// How a process holds a file.
@@ -31,7 +31,13 @@ pub fn record(shared: &Shared) {
     let Ok(proc) = Proc::open() else { return };
     let Ok(processes) = fs::read_dir("/proc") else { return };
     let in_force = shared.in_force.load().1;
-    let mut search = Search { shared, in_force: &in_force, proc, verifier: Verifier::default() };
+    let mut search = Search {
+        shared,
+        in_force: &in_force,
+        proc,
+        verifier: Verifier::default(),
+        parents: TaskCache::default(),
+    };
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
@@ -47,6 +53,7 @@ struct Search<'a> {
     in_force: &'a InForce,
     proc: Proc,
     verifier: Verifier,
+    parents: TaskCache,
 }
 
 impl Search<'_> {
@@ -132,7 +139,7 @@ impl Search<'_> {
         record.policy = verdict.policy;
         record.path = record.push_text(path);
         record.object = Object { dev: id.dev, ino: id.ino, kind: ObjectKind::File };
-        capture::capture(&mut record, &self.proc, pid);
+        capture::capture(&mut record, &self.proc, &mut self.parents, pid);
         self.shared.audit.offer(record);
     }
 }

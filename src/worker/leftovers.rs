@@ -16,7 +16,7 @@ use crate::policy::snapshot::Snapshot;
 use crate::subject::capture;
 use crate::sys::file::{self, Stat};
 use crate::sys::path::FixedPath;
-use crate::sys::proc::Proc;
+use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::Leftover;
 use crate::verdict::{Change, Reason, decide};
 
@@ -35,7 +35,14 @@ pub fn record(shared: &Shared) {
         shared.creations.drain(creates);
     }
     let snapshot = Arc::clone(&shared.in_force.load().1.snapshot);
-    let mut aftermath = Aftermath { shared, snapshot, proc, places, rollback: Rollback::default() };
+    let mut aftermath = Aftermath {
+        shared,
+        snapshot,
+        proc,
+        places,
+        rollback: Rollback::default(),
+        parents: TaskCache::default(),
+    };
     for leftover in &shared.page.leftovers {
         let tid = leftover.tid.load(Acquire);
         if tid != 0 {
@@ -51,6 +58,7 @@ struct Aftermath<'a> {
     proc: Proc,
     places: Places,
     rollback: Rollback,
+    parents: TaskCache,
 }
 
 impl Aftermath<'_> {
@@ -91,7 +99,7 @@ impl Aftermath<'_> {
         record.syscall_i386 = classify::is_i386(record.syscall);
         record.flags = flags;
         record.rolled_back = rolled_back;
-        capture::capture(&mut record, &self.proc, tid);
+        capture::capture(&mut record, &self.proc, &mut self.parents, tid);
         self.shared.audit.offer(record);
     }
 
