@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::access::Access;
-use crate::gate::{Looker, Pending};
+use crate::gate::{Creations, Looker, Pending, Rollback};
 use crate::marks::Groups;
 use crate::sys::fanotify::{Answer, Group};
+use crate::sys::file::Stat;
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
 use crate::sys::shared::{Delivery, SharedPage};
@@ -25,6 +26,8 @@ pub struct SafeMode {
     proc: Proc,
     looker: Looker,
     path: FixedPath,
+    creations: Creations,
+    rollback: Rollback,
 }
 
 impl SafeMode {
@@ -32,8 +35,14 @@ impl SafeMode {
     ///
     /// # Errors
     /// It is not mounted.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { proc: Proc::open()?, looker: Looker::default(), path: FixedPath::default() })
+    pub fn new(page: &'static SharedPage) -> io::Result<Self> {
+        Ok(Self {
+            proc: Proc::open()?,
+            looker: Looker::default(),
+            path: FixedPath::default(),
+            creations: Creations::new(page),
+            rollback: Rollback::default(),
+        })
     }
 
     /// Answers what the dead worker had read. Its descriptors died with it, their numbers still name the events.
@@ -41,11 +50,16 @@ impl SafeMode {
     /// Must come before anybody reads the queue again: new events may get the same numbers.
     pub fn answer_for_the_dead(&mut self, groups: &Groups, page: &SharedPage) {
         let Some(gate) = &groups.gate else { return };
+        if let Some(creates) = &groups.creates {
+            self.creations.drain(creates);
+        }
         for slot in &page.slots {
             let Some((number, tid)) = slot.unanswered() else { continue };
             let look = self.looker.look_at_registers(&self.proc, tid);
             let reads = look.is_some_and(|look| look.only_reads());
             let answer = if reads { Answer::Allow } else { Answer::Deny };
+            // Before the answer: while it waits, its last creation is the file that it opens.
+            let creation = self.creations.last_of(tid).map_or(0, |index| index as u32 + 1);
             let answered = gate.respond(number, answer).is_ok();
             slot.clear();
             if !answered {
@@ -62,6 +76,8 @@ impl SafeMode {
                     left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
                     left.dev.store(0, Relaxed);
                     left.ino.store(0, Relaxed);
+                    left.rolled_back.store(0, Relaxed);
+                    left.creation.store(creation, Relaxed);
                     left.path.store(b"");
                 });
             }
@@ -69,10 +85,12 @@ impl SafeMode {
     }
 
     /// Answers what waits in the queue, as long as no worker does.
-    pub fn answer_queue(&mut self, gate: &Group, page: &'static SharedPage) {
+    pub fn answer_queue(&mut self, groups: &Groups, page: &'static SharedPage) {
+        let Some(gate) = &groups.gate else { return };
         for _ in 0..BATCH {
             let may_read = page.may_supervisor_read();
-            let answered = may_read && is_readable(gate) && self.answer_one(gate, page);
+            let answered =
+                may_read && is_readable(gate) && self.answer_one(gate, groups.creates.as_ref(), page);
             page.end_supervisor_read();
             if !answered {
                 break;
@@ -80,7 +98,7 @@ impl SafeMode {
         }
     }
 
-    fn answer_one(&mut self, gate: &Group, page: &'static SharedPage) -> bool {
+    fn answer_one(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
         let slot = &page.supervisor_slot;
         match slot.receive(gate) {
             Ok(Delivery::Event(arrival)) => {
@@ -97,6 +115,7 @@ impl SafeMode {
                     pending.answer(Answer::Allow);
                 } else {
                     let known = self.proc.path_of(pending.fd(), &mut self.path).is_ok();
+                    let rolled_back = may_be_new && self.roll_back(creates, &pending, stat.as_ref());
                     pending.answer(Answer::Deny);
                     page.leave(tid, clock::realtime_ns(), |left| {
                         left.safe_mode.store(1, Relaxed);
@@ -104,6 +123,8 @@ impl SafeMode {
                         left.flags.store(look.flags.unwrap_or(u64::MAX), Relaxed);
                         left.dev.store(stat.map_or(0, |stat| stat.id.dev), Relaxed);
                         left.ino.store(stat.map_or(0, |stat| stat.id.ino), Relaxed);
+                        left.rolled_back.store(u32::from(rolled_back), Relaxed);
+                        left.creation.store(0, Relaxed);
                         left.path.store(if known { self.path.as_bytes() } else { b"" });
                     });
                 }
@@ -112,6 +133,16 @@ impl SafeMode {
             Ok(_) => true,
             Err(error) => !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EFAULT)),
         }
+    }
+}
+
+impl SafeMode {
+    /// Takes back the file that the opener has just made, while it waits.
+    fn roll_back(&mut self, creates: Option<&Group>, pending: &Pending<'_>, stat: Option<&Stat>) -> bool {
+        let (Some(creates), Some(stat)) = (creates, stat) else { return false };
+        self.creations
+            .prove(creates, pending.tid(), pending.fd())
+            .is_some_and(|made| self.rollback.remove_creation(pending.fd(), stat, made))
     }
 }
 
