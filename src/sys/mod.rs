@@ -2,8 +2,10 @@
 //! with an allocation.
 #![allow(unsafe_code)]
 
+pub mod attack;
 pub mod clock;
 pub mod fanotify;
+pub mod features;
 pub mod file;
 pub mod lease;
 pub mod path;
