@@ -155,6 +155,11 @@ pub fn coverage(features: &Features) -> Vec<Row> {
     TABLE.iter().map(|entry| row(entry, features)).collect()
 }
 
+/// The row of one mutation, by its exact name.
+pub fn row_of(mutation: &str, features: &Features) -> Option<Row> {
+    TABLE.iter().find(|entry| entry.mutation == mutation).map(|entry| row(entry, features))
+}
+
 fn row(entry: &Entry, features: &Features) -> Row {
     let Entry { mutation, class, why, needs, only_with } = *entry;
     if class != Enforcement::None && needs.iter().any(|need| !features.has(need)) {

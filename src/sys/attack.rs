@@ -247,3 +247,14 @@ pub fn set_inode_flags(file: BorrowedFd<'_>, flags: libc::c_long) -> io::Result<
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Sets an extended attribute.
+///
+/// # Errors
+/// Those of setxattr(2).
+pub fn set_attribute(path: &CStr, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: both names are NUL-terminated and `value` is readable for its length.
+    let result =
+        unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod attack;
+pub mod child;
 pub mod clock;
 pub mod fanotify;
 pub mod features;
