@@ -299,6 +299,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     },
 ];
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands where others can fail")]
 fn nothing(_place: &Place) -> io::Result<()> {
     Ok(())
 }

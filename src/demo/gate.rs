@@ -1,5 +1,6 @@
 //! The gate that is attacked: this very program, as a child.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::cli::report::{Exit, Failure};
+use crate::cli::report::{Exit, Failure, shown};
 use crate::control::client;
 use crate::control::protocol::{self, StatusReply};
 use crate::sys::child;
@@ -69,8 +70,10 @@ impl Gate {
     fn did_not_come_up(&self, what: &str) -> Failure {
         let messages = fs::read_to_string(self.directory.join("messages")).unwrap_or_default();
         let lines: Vec<_> = messages.lines().collect();
-        let last = lines[lines.len().saturating_sub(MESSAGES_SHOWN)..].iter();
-        let details = last.map(|line| format!("gate: {}\n", crate::cli::report::shown(line))).collect();
+        let mut details = String::new();
+        for line in &lines[lines.len().saturating_sub(MESSAGES_SHOWN)..] {
+            let _ = writeln!(details, "gate: {}", shown(line));
+        }
         let failure =
             Failure::new(Exit::Unavailable, what, "its messages are above; `writegate doctor` tells more");
         Failure { details, ..failure }
