@@ -125,7 +125,11 @@ pub fn demo(keep: bool, json: bool) -> Result<Report, Failure> {
         Report::text(text(&outcomes, kept), exit)
     };
     let failure = (!whole).then(|| {
-        let what = if alive { "not every attack was tried in time" } else { "the gate did not survive" };
+        let what = match (stop.load(Ordering::Relaxed), alive) {
+            (true, _) => "interrupted",
+            (false, true) => "not every attack was tried in time",
+            (false, false) => "the gate did not survive",
+        };
         Failure::new(Exit::Finding, what, "run it again with --keep and look at the gate's messages there")
     });
     Ok(Report { failure, ..report })

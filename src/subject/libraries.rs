@@ -28,8 +28,8 @@ const LIBRARIES_MAX: usize = 256;
 const NAME_BYTES_MAX: u64 = 4096;
 /// Real ones have some forty entries of sixteen bytes.
 const DYNAMIC_BYTES_MAX: u64 = 1 << 20;
-/// `PN_XNUM`: more program headers than the field can hold. No linker makes so many.
-const HEADERS_MAX: u16 = 0xffff;
+/// `PN_XNUM` stands for more program headers than the field can hold; real files have some fifteen.
+const HEADERS_MAX: u16 = 1024;
 /// Includes within includes of ld.so.conf.
 const INCLUDES_DEEP_MAX: u32 = 4;
 /// Directories of one object or of ld.so.conf.
@@ -158,7 +158,7 @@ where
 {
     let header = H::parse(data).ok()?;
     let endian = header.endian().ok()?;
-    if header.e_phnum(endian) >= HEADERS_MAX {
+    if header.e_phnum(endian) > HEADERS_MAX {
         return None;
     }
     let segments = header.program_headers(endian, data).ok()?;
