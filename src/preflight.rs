@@ -51,16 +51,19 @@ impl From<PreflightError> for Failure {
 pub fn preflight() -> Result<(), PreflightError> {
     match Group::permission() {
         Ok(_) => Ok(()),
-        Err(error) => Err(named(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn named(error: io::Error) -> PreflightError {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => PreflightError::NotPermitted,
-        Some(libc::ENOSYS) => PreflightError::NoPermissionEvents,
-        Some(libc::EINVAL) => PreflightError::NoThreadIds,
-        _ => PreflightError::Other(error),
+/// What a failed `fanotify_init(2)` means.
+impl From<io::Error> for PreflightError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
+            Some(libc::ENOSYS) => Self::NoPermissionEvents,
+            Some(libc::EINVAL) => Self::NoThreadIds,
+            _ => Self::Other(error),
+        }
     }
 }
 
@@ -71,7 +74,7 @@ mod tests {
     #[test]
     fn every_error_says_what_to_do() {
         for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::EMFILE] {
-            let failure = Failure::from(named(io::Error::from_raw_os_error(errno)));
+            let failure = Failure::from(PreflightError::from(io::Error::from_raw_os_error(errno)));
             assert_eq!(failure.exit, Exit::Unavailable);
             assert!(!failure.what.is_empty() && !failure.help.is_empty());
         }

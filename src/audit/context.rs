@@ -98,7 +98,8 @@ impl Context {
         }
         let container = self.container.as_ref();
         let labels = (!self.labels.is_empty()).then_some(&self.labels);
-        if id.is_none() && container.is_none() && labels.is_none() {
+        let nameless = container.is_none_or(|container| *container == Container::default());
+        if id.is_none() && nameless && labels.is_none() {
             return None;
         }
         let own_id = container.map(|container| container.id.as_str()).filter(|id| !id.is_empty());

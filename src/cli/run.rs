@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use tracing_subscriber::EnvFilter;
+
 use super::args::{ChosenArgs, RunArgs};
 use super::report::{Exit, Failure};
 use crate::options::RunOptions;
@@ -10,7 +12,15 @@ use crate::supervisor;
 
 pub(super) fn run(args: RunArgs) -> ExitCode {
     match options(args) {
-        Ok(options) => supervisor::run(options),
+        Ok(options) => {
+            let filter = EnvFilter::try_from_env("WRITEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .with_target(false)
+                .init();
+            supervisor::run(options)
+        }
         Err(failure) => failure.print(),
     }
 }

@@ -17,3 +17,4 @@ pub use in_force::{InForce, InForceCell};
 pub use look::{Look, Looker};
 pub use pending::Pending;
 pub use responder::{Responder, Shared};
+pub use rollback::Rollback;

@@ -62,7 +62,8 @@ impl Resolver {
                 canonicalise(candidate, name, path, table, stat)
             })
             // A file with several names has a mark of its own.
-            || table.file(stat.id, path);
+            || table.file(stat.id, path)
+            || !table.is_complete() && is_protected_name(in_force, seen, path, stat);
         if !resolved {
             path.clear();
             return Found::Unresolved;
@@ -72,6 +73,14 @@ impl Resolver {
             None => Found::NotProtected,
         }
     }
+}
+
+/// While the table is being filled again: a name that holds and is protected is believed. One that is not is not,
+/// because it may be an alias.
+fn is_protected_name(in_force: &InForce, seen: &FixedPath, path: &mut FixedPath, stat: &Stat) -> bool {
+    in_force.snapshot.trie.lookup(seen.as_bytes()).is_some()
+        && file::stat_path(seen.as_cstr()).is_ok_and(|found| found.id == stat.id)
+        && path.set(seen.as_bytes())
 }
 
 /// When `guess` names the object and its directory is a marked one: the canonical path into `path`.

@@ -18,7 +18,7 @@ use crate::subject::{Verifier, capture};
 use crate::sys::clock;
 use crate::sys::fanotify::Answer;
 use crate::sys::file::{self, Stat};
-use crate::sys::proc::Proc;
+use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Delivery, SharedPage, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
@@ -49,6 +49,7 @@ pub struct Responder {
     resolver: Resolver,
     verifier: Verifier,
     rollback: Rollback,
+    parents: TaskCache,
     audit: AuditQueue,
 }
 
@@ -66,6 +67,7 @@ impl Responder {
             resolver: Resolver::default(),
             verifier: Verifier::default(),
             rollback: Rollback::default(),
+            parents: TaskCache::default(),
             audit: shared.audit.clone(),
             shared,
         })
@@ -184,7 +186,7 @@ impl Responder {
     }
 
     fn describe(
-        &self,
+        &mut self,
         record: &mut Record,
         pending: &Pending<'_>,
         look: &Look,
@@ -207,7 +209,7 @@ impl Responder {
         record.syscall = look.syscall;
         record.syscall_i386 = classify::is_i386(look.syscall);
         record.flags = look.flags;
-        capture::capture(record, &self.proc, pending.tid());
+        capture::capture(record, &self.proc, &mut self.parents, pending.tid());
     }
 
     /// The kernel could not open the file for us and has refused the opener.
@@ -226,7 +228,7 @@ impl Responder {
         let unused = rest.len();
         record.detail = record.push_text(&text[..text.len() - unused]);
         if tid > 0 {
-            capture::capture(&mut record, &self.proc, tid);
+            capture::capture(&mut record, &self.proc, &mut self.parents, tid);
         }
         self.audit.offer(record);
     }

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod groups;
+mod places;
 pub mod table;
 mod walk;
 
 pub use groups::Groups;
+pub use places::Places;
 pub use table::{MarkKind, MarkTable};
 pub use walk::{Marker, Report, Unmarked};

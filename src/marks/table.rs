@@ -1,6 +1,7 @@
 //! What is marked, by identity: the answer to "this event's path means nothing here, so what is it?".
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -27,6 +28,7 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct MarkTable {
     inner: RwLock<Inner>,
+    complete: AtomicBool,
 }
 
 /// Which of the two.
@@ -39,6 +41,16 @@ pub enum MarkKind {
 }
 
 impl MarkTable {
+    /// The first walk is done.
+    pub fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// Whether everything that is marked is noted here. Marks outlive a worker, its table does not.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
     /// Copies the canonical path of the marked directory `id` into `path`.
     pub fn directory(&self, id: Identity, path: &mut FixedPath) -> bool {
         self.inner.read().directories.get(&id).is_some_and(|marked| path.set(&marked.path))

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use super::status::{self, Status};
 use crate::audit::record::{ANCESTORS_MAX, Ancestor, COMM_BYTES, Record, Span, TEXT_BYTES};
-use crate::sys::proc::{Proc, Task};
+use crate::sys::proc::{Proc, Task, TaskCache};
 
 /// `/proc/<pid>/status` up to the user ids is below 400 bytes.
 const STATUS_BYTES: usize = 1024;
@@ -14,7 +14,7 @@ const ROOM_AFTER_CMDLINE: usize = 16 * 1024;
 const CGROUP_BYTES: usize = 1024;
 
 /// Fills `record.subject`. What cannot be read stays as unknown.
-pub fn capture(record: &mut Record, proc: &Proc, tid: i32) {
+pub fn capture(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i32) {
     record.subject.tid = tid;
     let Ok(task) = proc.task(tid) else { return };
     let mut buffer = [0u8; STATUS_BYTES];
@@ -29,7 +29,7 @@ pub fn capture(record: &mut Record, proc: &Proc, tid: i32) {
     record.subject.cwd = link(record, &task, c"cwd");
     cmdline(record, &task);
     record.subject.cgroup = small_file(record, &task, c"cgroup");
-    ancestors(record, proc, status.ppid);
+    ancestors(record, proc, parents, status.ppid);
 }
 
 fn comm(record: &mut Record, status: &Status<'_>) -> Span {
@@ -66,16 +66,15 @@ fn cmdline(record: &mut Record, task: &Task) {
     record.subject.cmdline_cut = n == len;
 }
 
-fn ancestors(record: &mut Record, proc: &Proc, mut pid: i32) {
+fn ancestors(record: &mut Record, proc: &Proc, parents: &mut TaskCache, mut pid: i32) {
     for depth in 0..ANCESTORS_MAX {
         if pid <= 0 {
             break;
         }
-        let Ok(task) = proc.task(pid) else { break };
         let mut buffer = [0u8; STATUS_BYTES];
-        let Ok(n) = task.read_small(c"status", &mut buffer) else { break };
+        let Ok((known, n)) = parents.get(proc, pid, &mut buffer) else { break };
         let status = Status::parse(&buffer[..n]);
-        let ancestor = Ancestor { pid, comm: comm(record, &status), exe: link(record, &task, c"exe") };
+        let ancestor = Ancestor { pid, comm: comm(record, &status), exe: link(record, known.task(), c"exe") };
         if depth == 0 {
             record.subject.parent_exe = ancestor.exe;
         }

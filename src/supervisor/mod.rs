@@ -21,6 +21,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::cli::report::Failure;
 use crate::options::RunOptions;
 use crate::sys::process::{self, Forked};
 use crate::sys::shared::{SharedPage, Stage};
@@ -50,13 +51,7 @@ pub fn run(options: RunOptions) -> ExitCode {
             let code = Supervisor::new(prepared).supervise();
             ExitCode::from(code)
         }
-        Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(help) = error.help() {
-                eprintln!("help: {help}");
-            }
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => Failure::from(error).print(),
     }
 }
 

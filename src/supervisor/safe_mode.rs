@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::access::Access;
 use crate::gate::{Looker, Pending};
 use crate::marks::Groups;
 use crate::sys::fanotify::{Answer, Group};
+use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
 use crate::sys::shared::{Delivery, SharedPage};
 use crate::sys::{clock, file};
@@ -22,6 +24,7 @@ const BATCH: usize = 64;
 pub struct SafeMode {
     proc: Proc,
     looker: Looker,
+    path: FixedPath,
 }
 
 impl SafeMode {
@@ -30,7 +33,7 @@ impl SafeMode {
     /// # Errors
     /// It is not mounted.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { proc: Proc::open()?, looker: Looker::default() })
+        Ok(Self { proc: Proc::open()?, looker: Looker::default(), path: FixedPath::default() })
     }
 
     /// Answers what the dead worker had read. Its descriptors died with it, their numbers still name the events.
@@ -53,7 +56,14 @@ impl SafeMode {
                 page.supervisor_allowed.fetch_add(1, Relaxed);
             } else {
                 page.supervisor_denied.fetch_add(1, Relaxed);
-                page.leave(tid, false, look.map_or(-1, |look| look.syscall), (0, 0), clock::realtime_ns());
+                page.leave(tid, clock::realtime_ns(), |left| {
+                    left.safe_mode.store(0, Relaxed);
+                    left.syscall.store(look.map_or(-1, |look| look.syscall), Relaxed);
+                    left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
+                    left.dev.store(0, Relaxed);
+                    left.ino.store(0, Relaxed);
+                    left.path.store(b"");
+                });
             }
         }
     }
@@ -81,13 +91,21 @@ impl SafeMode {
                     return true;
                 }
                 let look = self.looker.look(&self.proc, tid, pending.fd());
-                let made = look.may_create && file::stat_fd(pending.fd()).is_ok_and(|stat| stat.size == 0);
-                if matches!(look.access, crate::access::Access::Read | crate::access::Access::Exec) && !made {
+                let stat = file::stat_fd(pending.fd()).ok();
+                let may_be_new = look.may_create && stat.is_none_or(|stat| stat.size == 0);
+                if matches!(look.access, Access::Read | Access::Exec) && !may_be_new {
                     pending.answer(Answer::Allow);
                 } else {
-                    let id = file::stat_fd(pending.fd()).map_or((0, 0), |stat| (stat.id.dev, stat.id.ino));
+                    let known = self.proc.path_of(pending.fd(), &mut self.path).is_ok();
                     pending.answer(Answer::Deny);
-                    page.leave(tid, true, look.syscall, id, clock::realtime_ns());
+                    page.leave(tid, clock::realtime_ns(), |left| {
+                        left.safe_mode.store(1, Relaxed);
+                        left.syscall.store(look.syscall, Relaxed);
+                        left.flags.store(look.flags.unwrap_or(u64::MAX), Relaxed);
+                        left.dev.store(stat.map_or(0, |stat| stat.id.dev), Relaxed);
+                        left.ino.store(stat.map_or(0, |stat| stat.id.ino), Relaxed);
+                        left.path.store(if known { self.path.as_bytes() } else { b"" });
+                    });
                 }
                 true
             }

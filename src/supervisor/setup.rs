@@ -15,8 +15,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::notify::Notifier;
 use super::safe_mode::SafeMode;
 use super::{Prepared, note_start};
+use crate::cli::report::{Exit, Failure};
 use crate::marks::Groups;
 use crate::options::{Mode, RunOptions};
+use crate::preflight::PreflightError;
 use crate::sys::process;
 use crate::sys::shared::SharedPage;
 
@@ -38,8 +40,8 @@ pub struct Inheritance {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// No permission group.
-    #[error("cannot open a fanotify permission group: {0}")]
-    Groups(io::Error),
+    #[error(transparent)]
+    Groups(PreflightError),
     /// Another gate has the socket.
     #[error("another writegate already listens on {0}")]
     AlreadyRunning(PathBuf),
@@ -61,31 +63,19 @@ pub enum SetupError {
     },
 }
 
-impl SetupError {
-    /// What to do about it.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            Self::Groups(error) if error.raw_os_error() == Some(libc::EPERM) => Some(
-                "run it as root, or give the container CAP_SYS_ADMIN in the initial user namespace \
-                 (podman run --cap-add SYS_ADMIN)",
-            ),
-            Self::Groups(_) => Some(
-                "this kernel needs CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y; `writegate doctor` tells more",
-            ),
-            Self::AlreadyRunning(_) => {
-                Some("stop it first, or give this one another socket with --control")
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        let help = match &error {
+            SetupError::Groups(missing) => {
+                return Self::new(Exit::Unavailable, missing.to_string(), missing.help());
             }
-            Self::Control { .. } => Some("give a path in a directory that you may write, with --control"),
-            Self::Resource { .. } => None,
-        }
-    }
-
-    /// 3 where something is not permitted or not supported here, else 1.
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Groups(_) => 3,
-            Self::AlreadyRunning(_) | Self::Control { .. } | Self::Resource { .. } => 1,
-        }
+            SetupError::AlreadyRunning(_) => "stop it first, or give this one another socket with --control",
+            SetupError::Control { .. } => "give a path in a directory that you may write, with --control",
+            SetupError::Resource { .. } => {
+                "look at the limits of this process (ulimit -a) and at free memory"
+            }
+        };
+        Self::new(Exit::Finding, error.to_string(), help)
     }
 }
 
@@ -102,15 +92,13 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
         Mode::Enforce => Groups::enforcing(),
         Mode::Observe => Groups::observing(),
     }
-    .map_err(SetupError::Groups)?;
+    .map_err(|error| SetupError::Groups(error.into()))?;
     let page = SharedPage::map().map_err(resource("shared memory"))?;
     note_start(page);
     let control = listen(&options.control)?;
     let bundle = || memfd_create(c"writegate-policies", MFdFlags::MFD_CLOEXEC);
-    let bundles = [
-        bundle().map_err(resource("a memory file"))?,
-        bundle().map_err(resource("a memory file"))?,
-    ];
+    let bundles =
+        [bundle().map_err(resource("a memory file"))?, bundle().map_err(resource("a memory file"))?];
     Ok(Prepared {
         signals: block_signals().map_err(resource("signals"))?,
         notifier: Notifier::from_environment(),

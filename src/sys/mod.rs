@@ -2,6 +2,7 @@
 //! with an allocation.
 #![allow(unsafe_code)]
 
+pub mod atomic_bytes;
 pub mod attack;
 pub mod child;
 pub mod clock;

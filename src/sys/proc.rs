@@ -171,6 +171,67 @@ impl Task {
     }
 }
 
+/// Parents that a responder keeps at hand: shells, init, the session's manager come back with every event.
+const CACHED_PARENTS: usize = 32;
+
+/// A process whose directory and status are kept open.
+#[derive(Debug)]
+pub struct KnownTask {
+    task: Task,
+    status: OwnedFd,
+}
+
+impl KnownTask {
+    /// Its status as of now.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is dead: the descriptor names the process, not the number.
+    pub fn status(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        read_at(self.status.as_fd(), buffer, 0)
+    }
+
+    /// Its directory.
+    pub const fn task(&self) -> &Task {
+        &self.task
+    }
+}
+
+/// Processes seen lately, by number.
+#[derive(Debug)]
+pub struct TaskCache {
+    entries: [Option<(i32, KnownTask)>; CACHED_PARENTS],
+}
+
+impl Default for TaskCache {
+    fn default() -> Self {
+        Self { entries: std::array::from_fn(|_| None) }
+    }
+}
+
+impl TaskCache {
+    /// The living process with number `pid`, with its status read into `buffer`.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` when there is none.
+    pub fn get(&mut self, proc: &Proc, pid: i32, buffer: &mut [u8]) -> io::Result<(&KnownTask, usize)> {
+        let entry = &mut self.entries[pid as usize % CACHED_PARENTS];
+        let read = match entry {
+            Some((of, known)) if *of == pid => known.status(buffer).unwrap_or(0),
+            _ => 0,
+        };
+        if read > 0
+            && let Some((_, known)) = entry
+        {
+            return Ok((known, read));
+        }
+        let task = proc.task(pid)?;
+        let status = task.open(c"status")?;
+        let (_, known) = entry.insert((pid, KnownTask { task, status }));
+        let read = known.status(buffer)?;
+        Ok((known, read))
+    }
+}
+
 /// Reads from `file` at its position until `buffer` is full or the file ends.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use super::atomic_bytes::AtomicBytes;
 use super::fanotify::{Group, METADATA_VERSION};
 
 /// The most responders of one worker; more threads than this only wake each other.
@@ -17,7 +18,11 @@ const OTHER_THREADS_MAX: usize = 64;
 
 /// Denials that the supervisor gave and no worker has recorded yet. Openers can be in flight once per responder,
 /// and safe mode lasts some tens of milliseconds; what does not fit is counted.
-pub const LEFTOVERS_MAX: usize = 1024;
+pub const LEFTOVERS_MAX: usize = 512;
+
+/// Creations that are remembered. Each opener needs its own only until its verdict, so this is for bursts of
+/// allowed creations, and for those that happen while there is no worker.
+pub const CREATIONS_MAX: usize = 1024;
 
 /// `struct fanotify_event_metadata`, written by the kernel, cleared by whoever answers.
 #[repr(C, align(8))]
@@ -143,7 +148,8 @@ pub enum Stage {
 }
 
 /// A denial of the supervisor, waiting to be recorded by a worker.
-#[derive(Debug, Default)]
+#[repr(C)]
+#[derive(Debug)]
 pub struct Leftover {
     /// The opener; 0: nothing here.
     pub tid: AtomicI32,
@@ -151,12 +157,36 @@ pub struct Leftover {
     pub safe_mode: AtomicU32,
     /// The opener's system call, -1 when not known.
     pub syscall: AtomicI32,
+    /// Its open flags; `u64::MAX` when not known.
+    pub flags: AtomicU64,
     /// Device of the object, 0 when not known.
     pub dev: AtomicU64,
     /// Inode of the object, 0 when not known.
     pub ino: AtomicU64,
     /// Nanoseconds since the epoch.
     pub time_ns: AtomicU64,
+    /// The path it was reached by; empty when not known or longer than this.
+    pub path: AtomicBytes<128>,
+}
+
+/// A file that somebody has made lately, from a `FAN_CREATE` record.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Creation {
+    /// Who; 0: nothing here.
+    pub tid: AtomicI32,
+    /// Type number of `target`.
+    pub target_type: AtomicI32,
+    /// Type number of `directory`.
+    pub directory_type: AtomicI32,
+    /// `f_fsid` of both.
+    pub filesystem: AtomicU64,
+    /// Handle of the file.
+    pub target: AtomicBytes<16>,
+    /// Handle of the directory.
+    pub directory: AtomicBytes<16>,
+    /// The file's name in it.
+    pub name: AtomicBytes<32>,
 }
 
 /// Everything supervisor and workers share. All fields are atomics: a process may die between any two stores.
@@ -178,11 +208,9 @@ pub struct SharedPage {
     pub lost: AtomicU64,
     /// Nanoseconds since the epoch of the last loss; 0: never.
     pub last_loss_ns: AtomicU64,
-    /// Denials that did not fit `leftovers`.
-    pub leftovers_dropped: AtomicU64,
     /// The worker's control thread moves it; the supervisor's watchdog looks.
     pub heartbeat: AtomicU64,
-    pub own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
+    own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
     own_threads_len: AtomicU32,
     /// The supervisor is between its look at [`SharedPage::stage`] and the end of its read.
     supervisor_reads: AtomicU32,
@@ -196,6 +224,10 @@ pub struct SharedPage {
     pub started_ns: AtomicU64,
     /// See [`Leftover`].
     pub leftovers: [Leftover; LEFTOVERS_MAX],
+    /// See [`Creation`]; a ring.
+    pub creations: [Creation; CREATIONS_MAX],
+    /// Where the next creation goes.
+    pub creations_next: AtomicU32,
     /// One per responder.
     pub slots: [Slot; RESPONDERS_MAX],
 }
@@ -291,21 +323,16 @@ impl SharedPage {
         self.last_loss_ns.store(now_ns, Ordering::Relaxed);
     }
 
-    /// Leaves a denial for the next worker to record.
-    pub fn leave(&self, tid: i32, safe_mode: bool, syscall: i32, object: (u64, u64), now_ns: u64) {
-        for place in &self.leftovers {
-            if place.tid.load(Ordering::Acquire) == 0 {
-                place.safe_mode.store(u32::from(safe_mode), Ordering::Relaxed);
-                place.syscall.store(syscall, Ordering::Relaxed);
-                place.dev.store(object.0, Ordering::Relaxed);
-                place.ino.store(object.1, Ordering::Relaxed);
+    /// Leaves a denial for the next worker to record: `fill` stores all but the opener.
+    pub fn leave(&self, tid: i32, now_ns: u64, fill: impl FnOnce(&Leftover)) {
+        match self.leftovers.iter().find(|place| place.tid.load(Ordering::Acquire) == 0) {
+            Some(place) => {
                 place.time_ns.store(now_ns, Ordering::Relaxed);
+                fill(place);
                 place.tid.store(tid, Ordering::Release);
-                return;
             }
+            None => self.add_loss(1, now_ns),
         }
-        self.leftovers_dropped.fetch_add(1, Ordering::Relaxed);
-        self.add_loss(1, now_ns);
     }
 
     /// Sums one counter over all slots.

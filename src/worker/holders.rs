@@ -16,7 +16,7 @@ use crate::subject::{self, Verifier, capture};
 use crate::sys::clock;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
-use crate::sys::proc::Proc;
+use crate::sys::proc::{Proc, TaskCache};
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
 
 /// How a process holds a file.
@@ -31,9 +31,17 @@ pub fn record(shared: &Shared) {
     let Ok(proc) = Proc::open() else { return };
     let Ok(processes) = fs::read_dir("/proc") else { return };
     let in_force = shared.in_force.load().1;
-    let mut search = Search { shared, in_force: &in_force, proc, verifier: Verifier::default() };
+    let mut search = Search {
+        shared,
+        in_force: &in_force,
+        proc,
+        verifier: Verifier::default(),
+        parents: TaskCache::default(),
+    };
     for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         // A process that vanishes meanwhile holds nothing any more.
         let _ = search.descriptors(pid);
         let _ = search.mappings(pid);
@@ -45,6 +53,7 @@ struct Search<'a> {
     in_force: &'a InForce,
     proc: Proc,
     verifier: Verifier,
+    parents: TaskCache,
 }
 
 impl Search<'_> {
@@ -88,7 +97,9 @@ impl Search<'_> {
         let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
         let mut canonical = FixedPath::default();
         let known = self.shared.table.file(id, &mut canonical) || self.under_a_mark(path, &mut canonical);
-        let Some(rule) = known.then(|| snapshot.rule_for(canonical.as_bytes())).flatten() else { return Ok(()) };
+        let Some(rule) = known.then(|| snapshot.rule_for(canonical.as_bytes())).flatten() else {
+            return Ok(());
+        };
         self.judge(pid, canonical.as_bytes(), rule, id, hold);
         Ok(())
     }
@@ -110,8 +121,7 @@ impl Search<'_> {
         };
         let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
-        let trusted =
-            self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter);
+        let trusted = self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter);
         let verdict = decide(snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             return;
@@ -129,7 +139,7 @@ impl Search<'_> {
         record.policy = verdict.policy;
         record.path = record.push_text(path);
         record.object = Object { dev: id.dev, ino: id.ino, kind: ObjectKind::File };
-        capture::capture(&mut record, &self.proc, pid);
+        capture::capture(&mut record, &self.proc, &mut self.parents, pid);
         self.shared.audit.offer(record);
     }
 }

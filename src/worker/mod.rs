@@ -132,7 +132,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         groups: inheritance.groups.try_clone().map_err(resource("the groups"))?,
         in_force: InForceCell::new(first),
         table: MarkTable::default(),
-        creations: Creations::default(),
+        creations: Creations::new(page),
         audit,
     });
     let worker = Arc::new(Worker {
@@ -148,9 +148,10 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         threads::start_responders(&worker).map_err(resource("responders"))?;
         page.take_queue_over();
     }
-    leftovers::record(&worker.shared);
-    let report = worker.mark(&snapshot, 1);
+    let report = worker.mark(&snapshot, snapshot.generation);
     worker.note_unmarked(report);
+    worker.shared.table.complete();
+    leftovers::record(&worker.shared);
     watcher::start(&worker).map_err(resource("the watcher"))?;
     if !restarted {
         holders::record(&worker.shared);

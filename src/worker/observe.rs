@@ -10,7 +10,7 @@ use crate::event::Notification;
 use crate::gate::Shared;
 use crate::subject::{Verifier, capture};
 use crate::sys::clock;
-use crate::sys::proc::Proc;
+use crate::sys::proc::{Proc, TaskCache};
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
 
 /// Which change a bit of the mask stands for. A close after writing stands for the open that enforce would have
@@ -29,6 +29,7 @@ const CHANGES: [(u64, Change, Change); 7] = [
 #[derive(Default)]
 pub struct Observer {
     verifier: Verifier,
+    parents: TaskCache,
     /// A modification and the close after it are one write.
     last_write: Option<(i32, Vec<u8>)>,
 }
@@ -49,8 +50,7 @@ impl Observer {
                 continue;
             }
             let matter = writers_that_matter(snapshot, rule, change);
-            let trusted =
-                self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter);
+            let trusted = self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter);
             let verdict = decide(snapshot, rule, change, trusted);
             if verdict.outcome == Outcome::Allow {
                 continue;
@@ -71,7 +71,7 @@ impl Observer {
             record.snapshot = Some(Arc::clone(snapshot));
             record.policy = verdict.policy;
             record.path = record.push_text(path);
-            capture::capture(&mut record, proc, notification.tid);
+            capture::capture(&mut record, proc, &mut self.parents, notification.tid);
             shared.audit.offer(record);
         }
     }

@@ -2,23 +2,20 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::gate::InForce;
 use crate::options::RunOptions;
 use crate::policy::check;
+use crate::policy::choice;
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::filesystem::{Filesystem, load_sources};
+use crate::policy::filesystem::Filesystem;
+use crate::policy::snapshot::Snapshot;
 use crate::policy::source::{SourceFile, decode_bundle, encode_bundle};
-use crate::policy::{builtin, snapshot::Snapshot};
 use crate::subject::TrustedWriters;
 use crate::supervisor::Inheritance;
 use crate::sys::shared::SharedPage;
-
-/// Read when nothing else is given.
-pub const DEFAULT_DIRECTORY: &str = "/etc/writegate/policies.d";
 
 /// Why there is no new snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -42,25 +39,6 @@ pub struct Loader {
     bundles: [File; 2],
 }
 
-/// The sources that `--policy` and `--protect` ask for: the files given; none with `--protect` alone; else the
-/// default directory if it holds any, else the built-in set.
-pub fn sources_of(policy: &[PathBuf], protect: &[PathBuf]) -> (Vec<SourceFile>, Vec<Diagnostic>) {
-    if !policy.is_empty() {
-        return load_sources(policy);
-    }
-    if !protect.is_empty() {
-        return (Vec::new(), Vec::new());
-    }
-    let default = Path::new(DEFAULT_DIRECTORY);
-    if default.is_dir() {
-        let (sources, diagnostics) = load_sources(&[default.to_owned()]);
-        if !sources.is_empty() || diagnostics.iter().any(Diagnostic::is_error) {
-            return (sources, diagnostics);
-        }
-    }
-    (builtin::sources(), Vec::new())
-}
-
 impl Loader {
     /// On the supervisor's memory files.
     ///
@@ -78,12 +56,10 @@ impl Loader {
     /// The first snapshot of a worker: a restarted one takes the sources that were in force, whatever has become
     /// of the files since.
     pub fn first(&mut self, restarted: bool) -> Result<InForce, PolicyError> {
-        if restarted
-            && let Some(sources) = self.kept()
-        {
+        if restarted && let Some(sources) = self.kept() {
             return self.build(&sources, Vec::new(), self.page.generation.load(Relaxed).max(1));
         }
-        let (sources, diagnostics) = sources_of(&self.options.policy, &self.options.protect);
+        let (sources, diagnostics) = choice::sources(&self.options.policy, &self.options.protect);
         let first = self.build(&sources, diagnostics, 1)?;
         self.keep(&sources, 1);
         Ok(first)
@@ -91,7 +67,7 @@ impl Loader {
 
     /// What the files say now.
     pub fn reload(&mut self, generation: u64) -> Result<(InForce, Vec<SourceFile>), PolicyError> {
-        let (sources, diagnostics) = sources_of(&self.options.policy, &self.options.protect);
+        let (sources, diagnostics) = choice::sources(&self.options.policy, &self.options.protect);
         Ok((self.build(&sources, diagnostics, generation)?, sources))
     }
 

@@ -40,12 +40,7 @@ impl Signals {
     pub fn install() -> io::Result<Self> {
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let signals = Self {
-            wake,
-            reload: Arc::default(),
-            stop: Arc::default(),
-            orphaned: Arc::default(),
-        };
+        let signals = Self { wake, reload: Arc::default(), stop: Arc::default(), orphaned: Arc::default() };
         for (signal, flag) in [
             (libc::SIGHUP, &signals.reload),
             (libc::SIGTERM, &signals.stop),

@@ -1,23 +1,15 @@
 //! The watcher: marks what appears in protected trees, and in observe mode records what changes there.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Worker, observe};
-use crate::event::{Notification, Notifications, Place};
-use crate::marks::Marker;
+use crate::event::{Notification, Notifications};
+use crate::marks::{Marker, Places};
 use crate::options::Mode;
 use crate::policy::snapshot::Snapshot;
-use crate::sys::file;
-use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
 use crate::sys::thread as system_thread;
 
@@ -36,17 +28,10 @@ pub fn start(worker: &Arc<Worker>) -> io::Result<()> {
         return Ok(());
     }
     let worker = Arc::clone(worker);
-    let proc = Proc::open()?;
+    let (proc, places) = (Proc::open()?, Places::new()?);
     std::thread::Builder::new().name("writegate-watch".to_owned()).spawn(move || {
         worker.page.add_own_thread(system_thread::gettid());
-        Watcher {
-            worker,
-            proc,
-            filesystems: HashMap::new(),
-            path: FixedPath::default(),
-            observer: observe::Observer::default(),
-        }
-        .run();
+        Watcher { worker, proc, places, observer: observe::Observer::default() }.run();
     })?;
     Ok(())
 }
@@ -54,9 +39,7 @@ pub fn start(worker: &Arc<Worker>) -> io::Result<()> {
 struct Watcher {
     worker: Arc<Worker>,
     proc: Proc,
-    /// An open directory on each filesystem that events come from, to open handles by.
-    filesystems: HashMap<u64, OwnedFd>,
-    path: FixedPath,
+    places: Places,
     observer: observe::Observer,
 }
 
@@ -88,7 +71,12 @@ impl Watcher {
 
     fn take(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
         let Some(place) = notification.place else { return };
-        let Some(path) = self.locate(snapshot, &place) else { return };
+        let directory = (place.directory.handle_type, place.directory.handle);
+        let table = &self.worker.shared.table;
+        let filesystem = place.directory.filesystem;
+        let Some(path) = self.places.locate(snapshot, table, filesystem, directory, place.name) else {
+            return;
+        };
         if notification.mask & (libc::FAN_CREATE | libc::FAN_MOVED_TO) != 0 {
             let marker = Marker {
                 groups: &self.worker.shared.groups,
@@ -103,36 +91,6 @@ impl Watcher {
         }
         if self.worker.options.mode == Mode::Observe {
             self.observer.record(&self.worker.shared, &self.proc, &path, notification);
-        }
-    }
-
-    /// The canonical path of an event's place.
-    fn locate(&mut self, snapshot: &Snapshot, place: &Place<'_>) -> Option<PathBuf> {
-        if !self.filesystems.contains_key(&place.directory.filesystem) {
-            self.find_filesystems(snapshot);
-        }
-        let mount = self.filesystems.get(&place.directory.filesystem)?;
-        let directory =
-            file::open_handle(mount.as_fd(), place.directory.handle_type, place.directory.handle).ok()?;
-        let id = file::stat_fd(directory.as_fd()).ok()?.id;
-        if !self.worker.shared.table.directory(id, &mut self.path) {
-            self.proc.path_of(directory.as_fd(), &mut self.path).ok()?;
-        }
-        let directory = PathBuf::from(OsStr::from_bytes(self.path.as_bytes()));
-        Some(match place.name {
-            b"" | b"." => directory,
-            name => directory.join(OsStr::from_bytes(name)),
-        })
-    }
-
-    fn find_filesystems(&mut self, snapshot: &Snapshot) {
-        for root in &snapshot.roots {
-            let Some(top) = root.path.ancestors().find(|path| path.is_dir()) else { continue };
-            if let Ok(directory) = File::open(top)
-                && let Ok(id) = file::filesystem_id(directory.as_fd())
-            {
-                self.filesystems.entry(id).or_insert_with(|| directory.into());
-            }
         }
     }
 }
