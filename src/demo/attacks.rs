@@ -72,6 +72,9 @@ pub(super) struct Attack {
 /// The attack that a descriptor from before the start makes: its process is the demo itself.
 pub(super) const HOLDER: &str = "holder";
 
+/// The attack before which the demo kills the worker of its own gate.
+pub(super) const WORKER_KILLED: &str = "worker-killed";
+
 const OPEN: &str = "open for writing: open, openat, creat";
 const TRUNCATE: &str = "empty a file: O_TRUNC";
 const CREATE: &str = "create a file: O_CREAT";
@@ -297,6 +300,9 @@ pub(super) const ATTACKS: &[Attack] = &[
             },
         )
     },
+    attack(WORKER_KILLED, "kill -9 the gate's worker, write at once", "kill the worker", |place| {
+        write_to(OpenOptions::new().append(true).open(place.file())?)
+    }),
 ];
 
 #[allow(clippy::unnecessary_wraps, reason = "it stands where others can fail")]

@@ -85,6 +85,28 @@ impl Gate {
         serde_json::from_slice(&document).ok()
     }
 
+    /// Whether it is up, or comes up again by then.
+    pub fn is_ready_by(&self, until: Instant) -> bool {
+        loop {
+            if self.status().is_some_and(|status| status.ready) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// Kills its worker; only a process that is its child.
+    pub fn kill_worker(&self) -> bool {
+        let Some(worker) = self.status().map(|status| status.worker_pid) else { return false };
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let own = parent.and_then(|pid| pid.trim().parse().ok()) == Some(self.child.id());
+        own && worker > 0 && kill(Pid::from_raw(worker), Signal::SIGKILL).is_ok()
+    }
+
     /// Ends it, so that all of its trail is written, and gives the trail.
     pub fn stop(mut self) -> Vec<Value> {
         self.end();

@@ -31,7 +31,7 @@ use crate::policy::explain::Enforcement;
 use crate::preflight::preflight;
 use crate::scratch::Scratch;
 use crate::sys::child;
-use attacks::{ATTACKS, Attack, FILE, HOLDER, NEW_DIRECTORY, ORIGINAL, Place, write_to};
+use attacks::{ATTACKS, Attack, FILE, HOLDER, NEW_DIRECTORY, ORIGINAL, Place, WORKER_KILLED, write_to};
 use gate::Gate;
 use tree::Tree;
 
@@ -39,6 +39,8 @@ use tree::Tree;
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// A single attack takes a millisecond; one that hangs is ended.
 const ATTACK_WITHIN: Duration = Duration::from_secs(5);
+/// A killed worker is replaced in some ten milliseconds.
+const READY_AGAIN_WITHIN: Duration = Duration::from_secs(3);
 const POLL_EVERY: Duration = Duration::from_millis(2);
 
 /// What became of an attack.
@@ -103,9 +105,12 @@ pub fn demo(keep: bool, json: bool) -> Result<Report, Failure> {
         if Instant::now() >= until || stop.load(Ordering::Relaxed) {
             break;
         }
+        if attack.name == WORKER_KILLED && !gate.kill_worker() {
+            break;
+        }
         outcomes.push(try_out(attack, scratch.path(), &features, own_mounts, until, &mut holder));
     }
-    let alive = gate.status().is_some_and(|status| status.ready);
+    let alive = gate.is_ready_by(Instant::now() + READY_AGAIN_WITHIN);
     judge(&mut outcomes, &gate.stop());
     for attack in ATTACKS.iter().filter(|attack| attack.mounts) {
         let place = Place::new(scratch.path(), attack.name);
@@ -263,7 +268,11 @@ fn end_of(attacker: &mut Child, until: Instant) -> io::Result<Option<std::proces
 /// What should be prevented was refused, changed nothing and is on record; what should be detected is on record.
 fn judge(outcomes: &mut [Outcome], trail: &[Value]) {
     for outcome in outcomes.iter_mut().filter(|outcome| !outcome.skipped) {
-        let own = trail.iter().filter(|record| record["subject"]["pid"] == outcome.pid);
+        // Each attacker has one thread, and where it was gone before it could be looked at only that is known.
+        let own = trail.iter().filter(|record| {
+            let subject = &record["subject"];
+            subject["pid"] == outcome.pid || subject["tid"] == outcome.pid
+        });
         outcome.records = own.filter_map(|record| record["seq"].as_u64()).collect();
         let recorded = !outcome.records.is_empty();
         outcome.ok = match outcome.class {

@@ -144,9 +144,13 @@ const TABLE: &[Entry] = &[
         "kill the worker",
         "the supervisor holds the groups, answers what was pending and starts another worker",
     ),
+    prevented(
+        "kill the supervisor",
+        "the worker goes on alone and says so in the trail; nobody replaces it any more",
+    ),
     none(
         "kill the supervisor and the worker",
-        "the kernel drops the marks with the last descriptor of the group; the service manager starts it again",
+        "the kernel drops the marks with the last descriptor of the group; a service manager starts it again",
     ),
 ];
 

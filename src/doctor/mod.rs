@@ -38,11 +38,8 @@ pub fn doctor(json: bool) -> Result<Report, Failure> {
     let preflight = preflight();
     let features = Features::probe();
     let exit = if preflight.is_ok() { Exit::Done } else { Exit::Unavailable };
-    let report = if json {
-        Report::json(&answer(&features), exit)?
-    } else {
-        Report::text(text(&features), exit)
-    };
+    let report =
+        if json { Report::json(&answer(&features), exit)? } else { Report::text(text(&features), exit) };
     Ok(Report { failure: preflight.err().map(Failure::from), ..report })
 }
 
