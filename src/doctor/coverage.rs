@@ -57,7 +57,8 @@ const fn of(change: Mutation, mutation: &'static str, why: &'static str) -> Entr
 }
 
 const NO_EVENT: &str = "no permission event exists for it; this release records names in observe mode only";
-const NO_WATCH: &str = "no permission event exists for it; this release records metadata in observe mode only";
+const NO_WATCH: &str =
+    "no permission event exists for it; this release records metadata in observe mode only";
 const EXACT: &str = "the opener's registers show its flags, and they cannot change while it is blocked";
 
 const TABLE: &[Entry] = &[
