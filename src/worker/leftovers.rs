@@ -100,7 +100,8 @@ impl Aftermath<'_> {
         record.flags = flags;
         record.rolled_back = rolled_back;
         capture::capture(&mut record, &self.proc, &mut self.parents, tid);
-        if record.subject.pid != left.pid.load(Relaxed) {
+        // Its number is another's by now, or it is a zombie without an executable.
+        if record.subject.pid != left.pid.load(Relaxed) || record.text(record.subject.exe).is_empty() {
             recall_subject(&mut record, tid, left);
         }
         self.shared.audit.offer(record);
@@ -141,7 +142,7 @@ impl Aftermath<'_> {
     }
 }
 
-/// The opener is gone, or its number is another's by now: what the supervisor saw of it.
+/// What the supervisor saw of the opener while it was blocked.
 fn recall_subject(record: &mut Record, tid: i32, left: &Leftover) {
     let mut room = [0; 1024];
     record.subject = Subject {
