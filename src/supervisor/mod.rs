@@ -240,9 +240,7 @@ impl Supervisor {
     }
 
     fn answer_in_safe_mode(&mut self) {
-        if let Some(gate) = &self.inheritance.groups.gate {
-            self.safe_mode.answer_queue(gate, self.page);
-        }
+        self.safe_mode.answer_queue(&self.inheritance.groups, self.page);
     }
 
     fn announce(&mut self) {

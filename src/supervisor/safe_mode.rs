@@ -10,10 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::access::Access;
 use crate::audit::record::Record;
-use crate::gate::{Looker, Pending};
+use crate::gate::{Creations, Looker, Pending, Rollback};
 use crate::marks::Groups;
 use crate::subject::capture;
 use crate::sys::fanotify::{Answer, Group};
+use crate::sys::file::Stat;
 use crate::sys::path::FixedPath;
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Delivery, Leftover, SharedPage};
@@ -30,6 +31,8 @@ pub struct SafeMode {
     parents: TaskCache,
     /// Filled while the opener is blocked, copied to the page.
     subject: Box<Record>,
+    creations: Creations,
+    rollback: Rollback,
 }
 
 impl SafeMode {
@@ -37,13 +40,15 @@ impl SafeMode {
     ///
     /// # Errors
     /// It is not mounted.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(page: &'static SharedPage) -> io::Result<Self> {
         Ok(Self {
             proc: Proc::open()?,
             looker: Looker::default(),
             path: FixedPath::default(),
             parents: TaskCache::default(),
             subject: Box::default(),
+            creations: Creations::new(page),
+            rollback: Rollback::default(),
         })
     }
 
@@ -52,6 +57,9 @@ impl SafeMode {
     /// Must come before anybody reads the queue again: new events may get the same numbers.
     pub fn answer_for_the_dead(&mut self, groups: &Groups, page: &SharedPage) {
         let Some(gate) = &groups.gate else { return };
+        if let Some(creates) = &groups.creates {
+            self.creations.drain(creates);
+        }
         for slot in &page.slots {
             let Some((number, tid)) = slot.unanswered() else { continue };
             let look = self.looker.look_at_registers(&self.proc, tid);
@@ -60,6 +68,8 @@ impl SafeMode {
             if !reads {
                 self.look_at_subject(tid);
             }
+            // Before the answer: while it waits, its last creation is the file that it opens.
+            let creation = self.creations.last_of(tid).map_or(0, |index| index as u32 + 1);
             let answered = gate.respond(number, answer).is_ok();
             slot.clear();
             if !answered {
@@ -77,6 +87,8 @@ impl SafeMode {
                     left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
                     left.dev.store(0, Relaxed);
                     left.ino.store(0, Relaxed);
+                    left.rolled_back.store(0, Relaxed);
+                    left.creation.store(creation, Relaxed);
                     left.path.store(b"");
                 });
             }
@@ -84,10 +96,12 @@ impl SafeMode {
     }
 
     /// Answers what waits in the queue, as long as no worker does.
-    pub fn answer_queue(&mut self, gate: &Group, page: &'static SharedPage) {
+    pub fn answer_queue(&mut self, groups: &Groups, page: &'static SharedPage) {
+        let Some(gate) = &groups.gate else { return };
         for _ in 0..BATCH {
             let may_read = page.may_supervisor_read();
-            let answered = may_read && is_readable(gate) && self.answer_one(gate, page);
+            let answered =
+                may_read && is_readable(gate) && self.answer_one(gate, groups.creates.as_ref(), page);
             page.end_supervisor_read();
             if !answered {
                 break;
@@ -112,7 +126,7 @@ impl SafeMode {
         left.parent_exe.store(self.subject.text(subject.parent_exe));
     }
 
-    fn answer_one(&mut self, gate: &Group, page: &'static SharedPage) -> bool {
+    fn answer_one(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
         let slot = &page.supervisor_slot;
         match slot.receive(gate) {
             Ok(Delivery::Event(arrival)) => {
@@ -130,6 +144,7 @@ impl SafeMode {
                 } else {
                     let known = self.proc.path_of(pending.fd(), &mut self.path).is_ok();
                     self.look_at_subject(tid);
+                    let rolled_back = may_be_new && self.roll_back(creates, &pending, stat.as_ref());
                     pending.answer(Answer::Deny);
                     page.leave(tid, clock::realtime_ns(), |left| {
                         self.store_subject(left);
@@ -138,6 +153,8 @@ impl SafeMode {
                         left.flags.store(look.flags.unwrap_or(u64::MAX), Relaxed);
                         left.dev.store(stat.map_or(0, |stat| stat.id.dev), Relaxed);
                         left.ino.store(stat.map_or(0, |stat| stat.id.ino), Relaxed);
+                        left.rolled_back.store(u32::from(rolled_back), Relaxed);
+                        left.creation.store(0, Relaxed);
                         left.path.store(if known { self.path.as_bytes() } else { b"" });
                     });
                 }
@@ -146,6 +163,16 @@ impl SafeMode {
             Ok(_) => true,
             Err(error) => !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EFAULT)),
         }
+    }
+}
+
+impl SafeMode {
+    /// Takes back the file that the opener has just made, while it waits.
+    fn roll_back(&mut self, creates: Option<&Group>, pending: &Pending<'_>, stat: Option<&Stat>) -> bool {
+        let (Some(creates), Some(stat)) = (creates, stat) else { return false };
+        self.creations
+            .prove(creates, pending.tid(), pending.fd())
+            .is_some_and(|made| self.rollback.remove_creation(pending.fd(), stat, made))
     }
 }
 

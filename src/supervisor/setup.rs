@@ -102,7 +102,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     Ok(Prepared {
         signals: block_signals().map_err(resource("signals"))?,
         notifier: Notifier::from_environment(),
-        safe_mode: SafeMode::new().map_err(resource("/proc"))?,
+        safe_mode: SafeMode::new(page).map_err(resource("/proc"))?,
         inheritance: Inheritance { options, page, groups, control, bundles },
     })
 }

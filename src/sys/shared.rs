@@ -165,6 +165,10 @@ pub struct Leftover {
     pub ino: AtomicU64,
     /// Nanoseconds since the epoch.
     pub time_ns: AtomicU64,
+    /// 1: the new file of a refused create has been removed already.
+    pub rolled_back: AtomicU32,
+    /// One more than the index in [`SharedPage::creations`] of the opener's last creation; 0: none is known.
+    pub creation: AtomicU32,
     /// The path it was reached by; empty when not known or longer than this.
     pub path: AtomicBytes<128>,
     /// The opener's process, -1 when not known.

@@ -65,14 +65,16 @@ impl Aftermath<'_> {
     fn settle(&mut self, tid: i32, left: &Leftover) {
         let flags = Some(left.flags.load(Relaxed)).filter(|&flags| flags != u64::MAX);
         let made = if flags.is_none_or(classify::may_create) { self.file_made_by(tid, left) } else { None };
-        let rolled_back =
-            made.as_ref().map(|(path, stat)| self.rollback.remove(path.as_os_str().as_bytes(), stat));
+        let gone = left.rolled_back.load(Relaxed) != 0;
+        let rolled_back = gone.then_some(true).or_else(|| {
+            made.as_ref().map(|(path, stat)| self.rollback.remove(path.as_os_str().as_bytes(), stat))
+        });
         self.wait_for_room();
         let Some(mut record) = self.shared.audit.take(None, 0) else { return };
-        let access = match (&made, flags) {
-            (Some(_), _) => Access::Create,
-            (None, Some(flags)) => classify::access_of_flags(flags),
-            (None, None) => Access::Unknown,
+        let access = match flags {
+            _ if rolled_back.is_some() => Access::Create,
+            Some(flags) => classify::access_of_flags(flags),
+            None => Access::Unknown,
         };
         record.kind = Kind::Deny;
         record.time_ns = left.time_ns.load(Relaxed);
@@ -119,7 +121,11 @@ impl Aftermath<'_> {
 
     /// The empty file that the refused open has made just before, where a creation record proves it.
     fn file_made_by(&mut self, tid: i32, left: &Leftover) -> Option<(PathBuf, Stat)> {
-        let made = self.shared.creations.last_of(tid)?;
+        let made = &self.shared.page.creations[(left.creation.load(Relaxed) as usize).checked_sub(1)?];
+        if made.tid.load(Acquire) != tid {
+            // So many others since that it was forgotten.
+            return None;
+        }
         let (mut handle, mut name) = ([0; file::HANDLE_BYTES], [0; 256]);
         let directory = (made.directory_type.load(Relaxed), made.directory.load(&mut handle));
         let path = self.places.locate(

@@ -158,3 +158,12 @@ pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Res
     }
     owned(c_long::from(result))
 }
+
+/// Takes, changes or gives up a lease on an open file.
+pub fn set_lease(file: &std::fs::File, kind: i32) -> io::Result<()> {
+    // SAFETY: fcntl(2) with integers.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

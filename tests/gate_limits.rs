@@ -1,0 +1,268 @@
+//! Many openers, slow disks, leases, hard names.
+#![cfg(target_arch = "x86_64")]
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use libc::{O_CREAT, O_RDONLY, O_WRONLY};
+use support::{in_lab, raw, refused};
+
+const CONTENT: &str = "as it was";
+/// Longer than any verdict, much shorter than anything that hangs.
+const PROMPT: Duration = Duration::from_secs(2);
+
+fn run(command: &str, arguments: &[&str]) {
+    let done = Command::new(command).args(arguments).output().expect("the tool runs");
+    assert!(done.status.success(), "{command} {arguments:?}: {done:?}");
+}
+
+#[test]
+fn a_thousand_openers_at_once() {
+    in_lab(120, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let before = lab.contents(&lab.tree());
+        let gate = lab.protect_tree();
+        let (path, start) = (&path, &Barrier::new(1000));
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let open = |index: usize| {
+                move || {
+                    start.wait();
+                    let started = Instant::now();
+                    let result = raw::openat(path, if index % 2 == 0 { O_RDONLY } else { O_WRONLY });
+                    (index, result.map(drop).map_err(|error| error.raw_os_error()), started.elapsed())
+                }
+            };
+            let threads: Vec<_> = (0..1000)
+                .map(|index| {
+                    std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, open(index))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.unwrap().join().unwrap()).collect()
+        });
+        for (index, result, _) in &results {
+            let expected = if index % 2 == 0 { Ok(()) } else { Err(Some(libc::EPERM)) };
+            assert_eq!(*result, expected, "opener {index}");
+        }
+        let longest = results.iter().map(|(.., waited)| *waited).max().unwrap();
+        eprintln!("the last of 1,000 openers waited {longest:?}");
+        assert_eq!(gate.status()["denied"], 500);
+        assert_eq!(lab.contents(&lab.tree()), before);
+        // What the log did not take is counted.
+        let count = |verdict: &str, records: &[serde_json::Value]| -> u64 {
+            records
+                .iter()
+                .filter(|record| record["verdict"] == verdict)
+                .map(|record| record["count"].as_u64().unwrap_or(1))
+                .sum()
+        };
+        let records = gate.stop();
+        assert_eq!(count("deny", &records) + count("lost", &records), 500);
+    });
+}
+
+/// The trail lies on a filesystem that stands still: openers do not, and what the trail lost it says.
+#[test]
+fn a_frozen_disk_under_the_log() {
+    in_lab(120, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let image = lab.path("free/image");
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let (image, disk) = (image.to_str().unwrap(), lab.here("@/disk"));
+        fs::create_dir(&disk).unwrap();
+        run("mkfs.ext4", &["-q", image]);
+        run("mount", &["-o", "loop", image, &disk]);
+        let gate = lab.gate_with(&["--protect", "@/tree/", "--audit-log", "@/disk/log/audit.jsonl"]);
+        refused(raw::openat(&path, O_WRONLY));
+        // More than there are records under way.
+        const OPENS: u64 = 2000;
+        run("fsfreeze", &["-f", &disk]);
+        let mut longest = Duration::ZERO;
+        let frozen = Instant::now();
+        for _ in 0..OPENS {
+            let started = Instant::now();
+            refused(raw::openat(&path, O_WRONLY));
+            longest = longest.max(started.elapsed());
+        }
+        let lasted = frozen.elapsed();
+        std::thread::sleep(Duration::from_secs(3).saturating_sub(lasted));
+        run("fsfreeze", &["-u", &disk]);
+        eprintln!("{OPENS} openers in {lasted:?}, the slowest {longest:?}");
+        assert!(longest < PROMPT, "an opener waited {longest:?} for the disk");
+        let lost = gate.status()["lost"].as_u64().unwrap();
+        assert!(lost > 0, "the frozen disk was not felt");
+        let read = || {
+            let text = fs::read_to_string(lab.path("disk/log/audit.jsonl")).unwrap_or_default();
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            lines.collect::<Vec<_>>()
+        };
+        let told = gate.until(|| {
+            let told: u64 =
+                read().iter().filter(|r| r["verdict"] == "lost").filter_map(|r| r["count"].as_u64()).sum();
+            (told >= lost).then_some(told)
+        });
+        gate.stop();
+        let denied = read().iter().filter(|record| record["verdict"] == "deny").count() as u64;
+        assert_eq!(denied + told, OPENS + 1, "every denial is recorded or counted as lost");
+        run("umount", &[&disk]);
+    });
+}
+
+#[test]
+fn a_log_in_the_protected_tree() {
+    in_lab(30, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let gate = lab.gate_with(&["--protect", "@/tree/", "--audit-log", "@/tree/log/audit.jsonl"]);
+        for _ in 0..50 {
+            refused(raw::openat(&path, O_WRONLY));
+        }
+        let log = lab.path("tree/log/audit.jsonl");
+        refused(raw::openat(&log, O_WRONLY));
+        gate.until(|| {
+            let text = fs::read_to_string(&log).unwrap();
+            (text.matches("\"verdict\":\"deny\"").count() >= 51).then_some(())
+        });
+        // A rotated log is opened anew, in the tree.
+        fs::rename(&log, lab.path("tree/log/audit.jsonl.1")).unwrap();
+        gate.until(|| log.exists().then_some(()));
+        refused(raw::openat(&log, O_WRONLY));
+    });
+}
+
+/// The kernel opens the file for the gate inside the gate's read: another's lease must not stall it.
+#[test]
+fn a_write_lease_on_a_protected_file() {
+    in_lab(60, |lab| {
+        let leased = lab.file("tree/leased", CONTENT);
+        let other = lab.file("tree/other", CONTENT);
+        // Breaking a lease sends a signal whose default action is death.
+        // SAFETY: signal(2) with SIG_IGN installs no code.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        let holder = File::open(&leased).unwrap();
+        raw::set_lease(&holder, libc::F_WRLCK).expect("a lease");
+        let gate = lab.protect_tree();
+        for (path, flags) in
+            [(&leased, O_RDONLY), (&leased, O_WRONLY), (&other, O_RDONLY), (&other, O_WRONLY)]
+        {
+            let started = Instant::now();
+            let result = raw::openat(path, flags | libc::O_NONBLOCK);
+            let waited = started.elapsed();
+            eprintln!("{} {flags}: {result:?} after {waited:?}", path.display());
+            assert!(waited < PROMPT, "{waited:?}");
+            assert!(flags == O_RDONLY || result.is_err(), "a write got through");
+            assert!(
+                path == &leased || flags == O_WRONLY || result.is_ok(),
+                "another file's reader was refused"
+            );
+        }
+        raw::set_lease(&holder, libc::F_UNLCK).unwrap();
+        raw::openat(&leased, O_RDONLY).expect("without the lease all is well");
+        refused(raw::openat(&leased, O_WRONLY));
+        drop(gate);
+        assert_eq!(fs::read_to_string(&leased).unwrap(), CONTENT);
+    });
+}
+
+#[test]
+fn names_that_are_hard_to_print() {
+    in_lab(60, |lab| {
+        let long = "x".repeat(255);
+        let names: [&[u8]; 5] = [b"new\nline", b"\xff\xfe\x80", b"a\"b\\c", b" (deleted)", long.as_bytes()];
+        for name in names {
+            fs::write(lab.tree().join(OsStr::from_bytes(name)), CONTENT).unwrap();
+        }
+        let before = lab.contents(&lab.tree());
+        let gate = lab.protect_tree();
+        for name in names {
+            let path = lab.tree().join(OsStr::from_bytes(name));
+            refused(raw::openat(&path, O_WRONLY));
+            let new = path.with_extension("n");
+            if new.file_name().unwrap().len() < 256 {
+                refused(raw::openat(&new, O_WRONLY | O_CREAT));
+                assert!(!new.exists(), "{new:?}");
+            }
+            let shown = path.to_string_lossy();
+            let record = gate.record(|record| record["path"] == *shown && record["access"] == "write");
+            if std::str::from_utf8(name).is_err() {
+                let hex: String = path.as_os_str().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+                assert_eq!(record["path_hex"], hex);
+            }
+        }
+        let mut after = lab.contents(&lab.tree());
+        after.insert(lab.tree(), before[&lab.tree()].clone());
+        assert_eq!(after, before);
+    });
+}
+
+/// Deeper than any path can say: made and opened from within.
+#[test]
+fn paths_as_long_as_can_be_and_longer() {
+    in_lab(60, |lab| {
+        let name = "d".repeat(250);
+        let mut inside = File::open(lab.tree()).unwrap();
+        let mut length = lab.tree().as_os_str().len();
+        let mut files = Vec::new();
+        let at = |directory: &File, name: &str| {
+            Path::new(&format!("/proc/thread-self/fd/{}", directory.as_raw_fd())).join(name)
+        };
+        while length < 5000 {
+            // The last one before the limit fills it up to 4,095 bytes.
+            let room = 4095_usize.checked_sub(length + 1);
+            if let Some(room @ 1..=255) = room {
+                fs::write(at(&inside, &"f".repeat(room)), CONTENT).unwrap();
+                files.push((inside.try_clone().unwrap(), "f".repeat(room)));
+            }
+            fs::create_dir(at(&inside, &name)).unwrap();
+            inside = File::open(at(&inside, &name)).unwrap();
+            length += 1 + name.len();
+            fs::write(at(&inside, "f"), CONTENT).unwrap();
+            files.push((inside.try_clone().unwrap(), "f".to_owned()));
+        }
+        let gate = lab.protect_tree();
+        let mut covered = 0;
+        for (directory, name) in &files {
+            let path = at(directory, name);
+            let written = raw::openat(&path, O_WRONLY);
+            covered += usize::from(written.is_err());
+            assert_eq!(io::read_to_string(File::open(&path).unwrap()).unwrap(), CONTENT);
+        }
+        let unmarked = gate.status()["unmarked"].clone();
+        eprintln!("{covered} of {} files refused, not covered: {unmarked}", files.len());
+        assert!(
+            covered == files.len() || unmarked.as_array().is_some_and(|paths| !paths.is_empty()),
+            "what is not covered must be told"
+        );
+        assert!(covered >= 16, "everything up to 4,095 bytes is covered");
+        drop(gate);
+        run("rm", &["-rf", lab.tree().to_str().unwrap()]);
+    });
+}
+
+#[test]
+fn openers_that_vanish() {
+    in_lab(60, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let gate = lab.protect_tree();
+        for round in 0..150 {
+            let script = format!("while :; do : <>{0}; : <{0}; done", path.display());
+            let mut child = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(500 + round * 37));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let started = Instant::now();
+        refused(raw::openat(&path, O_WRONLY));
+        raw::openat(&path, O_RDONLY).unwrap();
+        assert!(started.elapsed() < PROMPT);
+        assert_eq!(fs::read_to_string(&path).unwrap(), CONTENT);
+        assert_eq!(gate.status()["restarts"], 0);
+    });
+}
