@@ -13,7 +13,7 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::filesystem::Filesystem;
 use crate::policy::snapshot::Snapshot;
 use crate::policy::source::{SourceFile, decode_bundle, encode_bundle};
-use crate::subject::TrustedWriters;
+use crate::subject::{Remembered, TrustedWriters};
 use crate::supervisor::Inheritance;
 use crate::sys::shared::SharedPage;
 
@@ -37,6 +37,7 @@ pub struct Loader {
     options: RunOptions,
     page: &'static SharedPage,
     bundles: [File; 2],
+    remembered: Arc<Remembered>,
 }
 
 impl Loader {
@@ -50,6 +51,7 @@ impl Loader {
             options: inheritance.options.clone(),
             page: inheritance.page,
             bundles: [first.try_clone()?.into(), second.try_clone()?.into()],
+            remembered: Arc::default(),
         })
     }
 
@@ -94,7 +96,7 @@ impl Loader {
             _ => return Err(PolicyError { diagnostics }),
         };
         warn_of_emptiness(&snapshot);
-        let (writers, problems) = TrustedWriters::of(&snapshot);
+        let (writers, problems) = TrustedWriters::of(&snapshot, Arc::clone(&self.remembered));
         for problem in problems {
             tracing::warn!("{problem}; it is not trusted");
         }
