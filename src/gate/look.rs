@@ -71,6 +71,17 @@ impl Looker {
         }
     }
 
+    /// As [`Looker::look`], without reading the opener's memory: it may lie on a page that never answers, and the
+    /// supervisor must not hang. openat2 is left to the lease.
+    pub fn look_from_outside(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Look {
+        let Some(call) = self.call_of(proc, tid) else { return by_lease(fd, -1) };
+        match classify::asked(&call) {
+            Asked::Flags(flags) => Look::of_flags(flags, call.number),
+            Asked::Exec => Look::of_exec(call.number),
+            Asked::Indirect(_) | Asked::Untold => by_lease(fd, call.number),
+        }
+    }
+
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
         let call = self.call_of(proc, tid)?;

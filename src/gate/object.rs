@@ -65,6 +65,8 @@ impl Resolver {
             })
             // A file with several names has a mark of its own.
             || table.file(stat.id, path)
+            // So has one that was made to take a trusted executable's place, wherever it was moved.
+            || in_force.writers.remembered.successors.place_of(stat.id, path).is_some()
             || !table.is_complete() && is_protected_name(in_force, seen, path, stat);
         if !resolved {
             path.clear();

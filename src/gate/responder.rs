@@ -9,7 +9,7 @@ use super::look::{Look, Looker};
 use super::object::{Found, Resolver};
 use super::pending::Pending;
 use super::rollback::Rollback;
-use crate::access::Access;
+use crate::access::{Access, Mutation};
 use crate::audit::queue::AuditQueue;
 use crate::audit::record::{Kind, Object, ObjectKind, Record, What};
 use crate::classify;
@@ -143,6 +143,9 @@ impl Responder {
         }
         let verdict = self.decide(found, access, pending.tid());
         if verdict.outcome == Outcome::Allow {
+            if created && verdict.reason == Reason::TrustedWriter {
+                self.note_successor(&pending, &stat);
+            }
             return pending.answer(Answer::Allow);
         }
         let answer = if verdict.outcome == Outcome::Deny { Answer::Deny } else { Answer::Allow };
@@ -188,6 +191,21 @@ impl Responder {
             verdict.reason = Reason::UnresolvedAlias;
         }
         verdict
+    }
+
+    /// A trusted writer has made this file. When it is to take another trusted executable's place, and its maker may
+    /// put something there, it is remembered.
+    fn note_successor(&mut self, pending: &Pending<'_>, stat: &Stat) {
+        let InForce { snapshot, writers } = &*self.in_force.1;
+        let Some(gate) = &self.shared.groups.gate else { return };
+        let Some(place) = writers.place_for(self.resolver.path.as_bytes()) else { return };
+        let Some(rule) = snapshot.rule_for(place) else { return };
+        let change = Change::Mutation(Mutation::Rename);
+        let matter = writers_that_matter(snapshot, rule, change);
+        let trusted = self.verifier.verify(snapshot, writers, &self.proc, pending.tid(), matter);
+        if decide(snapshot, rule, change, trusted).outcome != Outcome::Deny {
+            writers.remembered.successors.note(gate, pending.fd(), stat.id, place);
+        }
     }
 
     fn describe(

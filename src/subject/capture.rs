@@ -3,22 +3,29 @@
 use std::ffi::CStr;
 
 use super::status::{self, Status};
-use crate::audit::record::{ANCESTORS_MAX, Ancestor, COMM_BYTES, Record, Span, TEXT_BYTES};
+use crate::audit::record::{ANCESTORS_MAX, Ancestor, COMM_BYTES, Record, Span};
+use crate::sys::path::PATH_BYTES;
 use crate::sys::proc::{Proc, Task, TaskCache};
 
 /// `/proc/<pid>/status` up to the user ids is below 400 bytes.
 const STATUS_BYTES: usize = 1024;
-/// Kept free for the texts that come after the command line: working directory, executables of the parents.
-const ROOM_AFTER_CMDLINE: usize = 16 * 1024;
 /// Longest cgroup path that is kept.
 const CGROUP_BYTES: usize = 1024;
 
 /// Fills `record.subject`. What cannot be read stays as unknown.
 pub fn capture(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i32) {
+    if let Some(task) = identity(record, proc, parents, tid) {
+        cmdline(record, &task);
+    }
+}
+
+/// As [`capture`], without the command line: that lies in the subject's own memory, and a subject can put it on a
+/// page that never answers. Who must not hang asks for this.
+pub fn identity(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i32) -> Option<Task> {
     record.subject.tid = tid;
-    let Ok(task) = proc.task(tid) else { return };
+    let task = proc.task(tid).ok()?;
     let mut buffer = [0u8; STATUS_BYTES];
-    let Ok(n) = task.read_small(c"status", &mut buffer) else { return };
+    let n = task.read_small(c"status", &mut buffer).ok()?;
     let status = Status::parse(&buffer[..n]);
     record.subject.pid = status.tgid;
     record.subject.ppid = status.ppid;
@@ -27,9 +34,9 @@ pub fn capture(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i
     record.subject.auid = login_uid(&task);
     record.subject.exe = link(record, &task, c"exe");
     record.subject.cwd = link(record, &task, c"cwd");
-    cmdline(record, &task);
     record.subject.cgroup = small_file(record, &task, c"cgroup");
     ancestors(record, proc, parents, status.ppid);
+    Some(task)
 }
 
 fn comm(record: &mut Record, status: &Status<'_>) -> Span {
@@ -47,7 +54,9 @@ fn login_uid(task: &Task) -> i64 {
 }
 
 fn link(record: &mut Record, task: &Task, name: &CStr) -> Span {
-    let n = task.link(name, record.spare()).unwrap_or(0);
+    let room = record.spare();
+    let len = room.len().min(PATH_BYTES);
+    let n = task.link(name, &mut room[..len]).unwrap_or(0);
     record.commit(n)
 }
 
@@ -60,8 +69,8 @@ fn small_file(record: &mut Record, task: &Task, name: &CStr) -> Span {
 
 fn cmdline(record: &mut Record, task: &Task) {
     let room = record.spare();
-    let len = room.len().saturating_sub(ROOM_AFTER_CMDLINE);
-    let n = task.read(c"cmdline", &mut room[..len]).unwrap_or(0);
+    let len = room.len();
+    let n = task.read(c"cmdline", room).unwrap_or(0);
     record.subject.cmdline = record.commit(n);
     record.subject.cmdline_cut = n == len;
 }
@@ -83,5 +92,3 @@ fn ancestors(record: &mut Record, proc: &Proc, parents: &mut TaskCache, mut pid:
         pid = status.ppid;
     }
 }
-
-const _: () = assert!(TEXT_BYTES > 2 * ROOM_AFTER_CMDLINE);

@@ -2,13 +2,15 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+mod departed;
 mod fdinfo;
 mod libraries;
 mod maps;
 mod status;
+mod succession;
 mod writers;
 
 pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
 pub use status::Status;
-pub use writers::{TrustedWriters, Verifier, WriterProblem};
+pub use writers::{Remembered, TrustedWriters, Verifier, WriterProblem};

@@ -3,14 +3,20 @@
 //! A subject is a writer when the executable that it runs is the very inode that a `[[writer]]` lists, nobody
 //! traces it, and every executable mapping it has is a file that only writers can change. `/proc/<pid>/exe`
 //! alone can be forged by a process that then runs from anonymous memory, and `LD_PRELOAD` needs no forging.
+//!
+//! Identities change when packages are upgraded, and the upgrade itself must not end for it: see `succession` for
+//! executables that are replaced, `departed` for libraries that are replaced under a running writer.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::departed::DepartedCode;
 use super::maps::{self, Mapping};
 use super::status::Status;
+use super::succession::{self, Successors};
 use crate::policy::model::{Action, Modification};
 use crate::policy::snapshot::{Snapshot, WriterMask};
 use crate::sys::file::{self, Identity, Stat};
@@ -27,6 +33,11 @@ const STATUS_BYTES: usize = 1024;
 const MAPS_BYTES: usize = 64 * 1024;
 /// Pages that the kernel itself maps into every process.
 const KERNEL_PAGES: [&[u8]; 3] = [b"[vdso]", b"[vsyscall]", b"[uprobes]"];
+
+/// Ends the name of a mapped file that has lost it (proc(5)).
+const DELETED: &[u8] = b" (deleted)";
+/// Trusted processes whose ancestors have been looked at.
+const ANCESTRIES: usize = 64;
 
 /// A file as it was when the policies were loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,16 +92,29 @@ pub enum WriterProblem {
     },
 }
 
+/// What the gate has seen of writers since it came up; outlives a reload.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// Replacements of writers' executables.
+    pub successors: Successors,
+    departed: DepartedCode,
+}
+
 /// Everybody who is trusted under one snapshot.
 #[derive(Debug, Default)]
 pub struct TrustedWriters {
     executables: Vec<Executable>,
+    /// Guarded paths of writers whose content is not pinned: whatever their policies let come there is trusted.
+    places: Vec<Box<[u8]>>,
+    /// See [`Remembered`].
+    pub remembered: Arc<Remembered>,
 }
 
 impl TrustedWriters {
     /// Takes the identities of all executables that exist. One that does not exist is no problem: it cannot run.
-    pub fn of(snapshot: &Snapshot) -> (Self, Vec<WriterProblem>) {
+    pub fn of(snapshot: &Snapshot, remembered: Arc<Remembered>) -> (Self, Vec<WriterProblem>) {
         let mut executables = Vec::new();
+        let mut places = Vec::new();
         let mut problems = Vec::new();
         for (index, writer) in snapshot.writers.iter().enumerate() {
             for path in &writer.exe {
@@ -98,9 +122,19 @@ impl TrustedWriters {
                     Ok(found) => executables.extend(found),
                     Err(problem) => problems.push(problem),
                 }
+                let place = path.as_os_str().as_bytes();
+                if writer.blake3.is_empty() && is_guarded(snapshot, place) {
+                    places.push(place.into());
+                }
             }
         }
-        (Self { executables }, problems)
+        (Self { executables, places, remembered }, problems)
+    }
+
+    /// The executable whose place a new file called `path` may take.
+    pub fn place_for(&self, path: &[u8]) -> Option<&[u8]> {
+        let places = self.places.iter().map(|place| &**place);
+        places.filter(|place| succession::leads_to(path, place)).max_by_key(|place| place.len())
     }
 }
 
@@ -156,19 +190,25 @@ fn is_guarded(snapshot: &Snapshot, path: &[u8]) -> bool {
 
 /// Verifies subjects; one per responder.
 pub struct Verifier {
-    buffer: Box<[u8]>,
-    path: FixedPath,
-    file_name: FixedPath,
+    code: CodeCheck,
+    place: FixedPath,
+    /// Process ids: a number that is given to another process costs a look, or saves one, and decides nothing.
+    ancestries: [i32; ANCESTRIES],
 }
 
 impl Default for Verifier {
     fn default() -> Self {
-        Self {
-            buffer: vec![0; MAPS_BYTES].into_boxed_slice(),
-            path: FixedPath::default(),
-            file_name: FixedPath::default(),
-        }
+        Self { code: CodeCheck::default(), place: FixedPath::default(), ancestries: [0; ANCESTRIES] }
     }
+}
+
+/// What a subject is compared with.
+#[derive(Clone, Copy)]
+struct Trusted<'a> {
+    snapshot: &'a Snapshot,
+    writers: &'a TrustedWriters,
+    /// Whom the verdict depends on.
+    wanted: WriterMask,
 }
 
 impl Verifier {
@@ -181,42 +221,31 @@ impl Verifier {
         tid: i32,
         wanted: WriterMask,
     ) -> WriterMask {
-        if wanted == WriterMask::NONE || writers.executables.is_empty() {
+        if wanted == WriterMask::NONE {
             return WriterMask::NONE;
         }
-        self.climb(snapshot, writers, proc, tid, wanted).unwrap_or(WriterMask::NONE)
+        let mut found = WriterMask::NONE;
+        self.climb(Trusted { snapshot, writers, wanted }, proc, tid, &mut found);
+        found
     }
 
-    /// `None`: something could not be read, or the chain broke.
-    fn climb(
-        &mut self,
-        snapshot: &Snapshot,
-        writers: &TrustedWriters,
-        proc: &Proc,
-        tid: i32,
-        wanted: WriterMask,
-    ) -> Option<WriterMask> {
+    /// Up the parent chain to the nearest writer; `None` where it broke or could not be read.
+    fn climb(&mut self, with: Trusted<'_>, proc: &Proc, tid: i32, found: &mut WriterMask) -> Option<()> {
         let mut task = proc.task(tid).ok()?;
+        let mut id = tid;
         for depth in 0..CHAIN_MAX {
             let (ppid, tracer) = parent_of(&task)?;
             if tracer != 0 {
                 return None;
             }
-            let mut trusted = WriterMask::NONE;
-            if let Ok(exe) = file::stat_at_follow(task.as_fd(), c"exe") {
-                for executable in &writers.executables {
-                    let bit = WriterMask(1 << executable.writer);
-                    if bit.intersects(wanted)
-                        && (depth == 0 || executable.descendants)
-                        && executable.is_run_by(&exe)
-                        && self.is_clean(snapshot, executable, &task)
-                    {
-                        trusted.0 |= bit.0;
-                    }
+            let trusted = self.identify(with, &task, depth > 0);
+            if *found == WriterMask::NONE && trusted != WriterMask::NONE {
+                *found = trusted;
+                // The writers above this one may be needed when it is gone, and with their libraries replaced: what
+                // they run is looked at once, as long as its names stand.
+                if !self.is_new_ancestry(id) {
+                    return Some(());
                 }
-            }
-            if trusted != WriterMask::NONE {
-                return Some(trusted);
             }
             // Orphans go to process 1 (or to a subreaper above the writer): the chain is broken.
             if ppid <= 1 {
@@ -228,12 +257,106 @@ impl Verifier {
                 return None;
             }
             task = parent;
+            id = ppid;
         }
         None
     }
 
+    fn is_new_ancestry(&mut self, pid: i32) -> bool {
+        let known = &mut self.ancestries[pid as usize % ANCESTRIES];
+        std::mem::replace(known, pid) != pid
+    }
+
+    /// Which writers this one process is.
+    fn identify(&mut self, with: Trusted<'_>, task: &Task, is_ancestor: bool) -> WriterMask {
+        let mut trusted = WriterMask::NONE;
+        let Ok(exe) = file::stat_at_follow(task.as_fd(), c"exe") else { return trusted };
+        let mut listed = false;
+        for executable in &with.writers.executables {
+            if !executable.is_run_by(&exe) {
+                continue;
+            }
+            listed = true;
+            let bit = WriterMask(1 << executable.writer);
+            if bit.intersects(with.wanted)
+                && (executable.descendants || !is_ancestor)
+                && self.code.is_clean(with, Program { exe: exe.id, libraries: &executable.libraries }, task)
+            {
+                trusted.0 |= bit.0;
+            }
+        }
+        if listed { trusted } else { self.identify_successor(with, task, &exe, is_ancestor) }
+    }
+
+    /// The same where the executable came to its place after the policies were loaded.
+    fn identify_successor(
+        &mut self,
+        with: Trusted<'_>,
+        task: &Task,
+        exe: &Stat,
+        is_ancestor: bool,
+    ) -> WriterMask {
+        let Trusted { snapshot, writers, wanted } = with;
+        let successors = &writers.remembered.successors;
+        let Some(arrived) = successors.place_of(exe.id, &mut self.place) else { return WriterMask::NONE };
+        if !arrived {
+            // As seen from here, whatever the process itself sees at that path.
+            if !file::stat_path(self.place.as_cstr()).is_ok_and(|found| found.id == exe.id) {
+                return WriterMask::NONE;
+            }
+            successors.arrived(exe.id);
+        }
+        let place = self.place.as_bytes();
+        if !writers.places.iter().any(|listed| **listed == *place) {
+            return WriterMask::NONE;
+        }
+        let mut trusted = WriterMask::NONE;
+        for (index, writer) in snapshot.writers.iter().enumerate() {
+            let bit = WriterMask(1 << index);
+            if bit.intersects(wanted)
+                && (writer.descendants || !is_ancestor)
+                && writer.blake3.is_empty()
+                && writer.exe.iter().any(|listed| listed.as_os_str().as_bytes() == place)
+            {
+                trusted.0 |= bit.0;
+            }
+        }
+        let program = Program { exe: exe.id, libraries: &[] };
+        if trusted != WriterMask::NONE && self.code.is_clean(with, program, task) {
+            trusted
+        } else {
+            WriterMask::NONE
+        }
+    }
+}
+
+/// What a process may run wherever it lies.
+#[derive(Clone, Copy)]
+struct Program<'a> {
+    exe: Identity,
+    libraries: &'a [Fingerprint],
+}
+
+/// Looks at all code that a process can run.
+struct CodeCheck {
+    buffer: Box<[u8]>,
+    path: FixedPath,
+    link: FixedPath,
+}
+
+impl Default for CodeCheck {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; MAPS_BYTES].into_boxed_slice(),
+            path: FixedPath::default(),
+            link: FixedPath::default(),
+        }
+    }
+}
+
+impl CodeCheck {
     /// Whether all code that the process can run comes from where only writers can put it.
-    fn is_clean(&mut self, snapshot: &Snapshot, executable: &Executable, task: &Task) -> bool {
+    fn is_clean(&mut self, with: Trusted<'_>, program: Program<'_>, task: &Task) -> bool {
         let Ok(maps) = task.open(c"maps") else { return false };
         let mut filled = 0;
         loop {
@@ -242,16 +365,8 @@ impl Verifier {
             let mut start = 0;
             while let Some(end) = self.buffer[start..filled].iter().position(|&byte| byte == b'\n') {
                 let Some(mapping) = maps::parse(&self.buffer[start..start + end]) else { return false };
-                if mapping.executable
-                    && !is_trusted_mapping(
-                        snapshot,
-                        executable,
-                        task,
-                        &mapping,
-                        &mut self.path,
-                        &mut self.file_name,
-                    )
-                {
+                let Self { path, link, .. } = self;
+                if mapping.executable && !is_trusted_mapping(with, program, task, &mapping, path, link) {
                     return false;
                 }
                 start += end + 1;
@@ -269,8 +384,8 @@ impl Verifier {
 }
 
 fn is_trusted_mapping(
-    snapshot: &Snapshot,
-    executable: &Executable,
+    with: Trusted<'_>,
+    program: Program<'_>,
     task: &Task,
     mapping: &Mapping<'_>,
     path: &mut FixedPath,
@@ -279,20 +394,31 @@ fn is_trusted_mapping(
     if mapping.inode == 0 {
         return KERNEL_PAGES.contains(&mapping.path);
     }
-    // The path alone can be forged in another mount namespace: the file behind the mapping must be the one that
-    // the path names here.
-    let named =
+    let linked =
         link.set(b"map_files/") && link.push(mapping.start) && link.push(b"-") && link.push(mapping.end);
-    if !named {
+    if !linked {
         return false;
     }
     let Ok(mapped) = file::stat_at_follow(task.as_fd(), link.as_cstr()) else { return false };
-    if mapped.id == executable.found.id || executable.libraries.contains(&Fingerprint::from(&mapped)) {
+    if mapped.id == program.exe {
         return true;
     }
-    path.set(mapping.path)
-        && is_guarded(snapshot, path.as_bytes())
-        && file::stat_path(path.as_cstr()).is_ok_and(|found| found.id == mapped.id)
+    let departed = &with.writers.remembered.departed;
+    // The path alone can be forged in another mount namespace: the file behind the mapping must be the one that
+    // the path names here.
+    let is_named = path.set(mapping.path)
+        && is_guarded(with.snapshot, path.as_bytes())
+        && file::stat_path(path.as_cstr()).is_ok_and(|found| found.id == mapped.id);
+    if is_named {
+        departed.note(&mapped, || {
+            let pin = file::open_path_below(task.as_fd(), link.as_cstr()).ok()?;
+            file::stat_fd(pin.as_fd()).is_ok_and(|found| found.id == mapped.id).then_some(pin)
+        });
+        return true;
+    }
+    let had_guarded_name =
+        mapping.path.strip_suffix(DELETED).is_some_and(|name| is_guarded(with.snapshot, name));
+    had_guarded_name && departed.knows(&mapped) || program.libraries.contains(&Fingerprint::from(&mapped))
 }
 
 /// Parent's process id and tracer.

@@ -9,13 +9,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::access::Access;
+use crate::audit::record::Record;
 use crate::gate::{Creations, Looker, Pending, Rollback};
 use crate::marks::Groups;
+use crate::subject::capture;
 use crate::sys::fanotify::{Answer, Group};
 use crate::sys::file::Stat;
 use crate::sys::path::FixedPath;
-use crate::sys::proc::Proc;
-use crate::sys::shared::{Delivery, SharedPage};
+use crate::sys::proc::{Proc, TaskCache};
+use crate::sys::shared::{Delivery, Leftover, SharedPage};
 use crate::sys::{clock, file};
 
 /// Events answered before the supervisor looks at its child again.
@@ -26,6 +28,9 @@ pub struct SafeMode {
     proc: Proc,
     looker: Looker,
     path: FixedPath,
+    parents: TaskCache,
+    /// Filled while the opener is blocked, copied to the page.
+    subject: Box<Record>,
     creations: Creations,
     rollback: Rollback,
 }
@@ -40,6 +45,8 @@ impl SafeMode {
             proc: Proc::open()?,
             looker: Looker::default(),
             path: FixedPath::default(),
+            parents: TaskCache::default(),
+            subject: Box::default(),
             creations: Creations::new(page),
             rollback: Rollback::default(),
         })
@@ -58,6 +65,9 @@ impl SafeMode {
             let look = self.looker.look_at_registers(&self.proc, tid);
             let reads = look.is_some_and(|look| look.only_reads());
             let answer = if reads { Answer::Allow } else { Answer::Deny };
+            if !reads {
+                self.look_at_subject(tid);
+            }
             // Before the answer: while it waits, its last creation is the file that it opens.
             let creation = self.creations.last_of(tid).map_or(0, |index| index as u32 + 1);
             let answered = gate.respond(number, answer).is_ok();
@@ -71,6 +81,7 @@ impl SafeMode {
             } else {
                 page.supervisor_denied.fetch_add(1, Relaxed);
                 page.leave(tid, clock::realtime_ns(), |left| {
+                    self.store_subject(left);
                     left.safe_mode.store(0, Relaxed);
                     left.syscall.store(look.map_or(-1, |look| look.syscall), Relaxed);
                     left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
@@ -98,6 +109,23 @@ impl SafeMode {
         }
     }
 
+    fn look_at_subject(&mut self, tid: i32) {
+        self.subject.clear();
+        // Not its command line, which is memory of its own; the worker reads that if it still can.
+        let _ = capture::identity(&mut self.subject, &self.proc, &mut self.parents, tid);
+    }
+
+    fn store_subject(&self, left: &Leftover) {
+        let subject = &self.subject.subject;
+        left.pid.store(subject.pid, Relaxed);
+        left.ppid.store(subject.ppid, Relaxed);
+        left.uid.store(subject.uid, Relaxed);
+        left.auid.store(subject.auid, Relaxed);
+        left.comm.store(self.subject.text(subject.comm));
+        left.exe.store(self.subject.text(subject.exe));
+        left.parent_exe.store(self.subject.text(subject.parent_exe));
+    }
+
     fn answer_one(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
         let slot = &page.supervisor_slot;
         match slot.receive(gate) {
@@ -108,16 +136,18 @@ impl SafeMode {
                     pending.answer(Answer::Allow);
                     return true;
                 }
-                let look = self.looker.look(&self.proc, tid, pending.fd());
+                let look = self.looker.look_from_outside(&self.proc, tid, pending.fd());
                 let stat = file::stat_fd(pending.fd()).ok();
                 let may_be_new = look.may_create && stat.is_none_or(|stat| stat.size == 0);
                 if matches!(look.access, Access::Read | Access::Exec) && !may_be_new {
                     pending.answer(Answer::Allow);
                 } else {
                     let known = self.proc.path_of(pending.fd(), &mut self.path).is_ok();
+                    self.look_at_subject(tid);
                     let rolled_back = may_be_new && self.roll_back(creates, &pending, stat.as_ref());
                     pending.answer(Answer::Deny);
                     page.leave(tid, clock::realtime_ns(), |left| {
+                        self.store_subject(left);
                         left.safe_mode.store(1, Relaxed);
                         left.syscall.store(look.syscall, Relaxed);
                         left.flags.store(look.flags.unwrap_or(u64::MAX), Relaxed);

@@ -146,6 +146,30 @@ impl Group {
         self.mark(libc::FAN_MARK_REMOVE | libc::FAN_MARK_DONT_FOLLOW, mask, path)
     }
 
+    /// Adds `mask` to the mark of what the descriptor refers to; not for descriptors that only stand for a path.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `ENOMEM`.
+    pub fn mark_object(&self, mask: Mask, object: BorrowedFd<'_>) -> io::Result<()> {
+        self.mark_descriptor(libc::FAN_MARK_ADD, mask, object)
+    }
+
+    /// Takes off what [`Group::mark_object`] put on.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such mark.
+    pub fn unmark_object(&self, mask: Mask, object: BorrowedFd<'_>) -> io::Result<()> {
+        self.mark_descriptor(libc::FAN_MARK_REMOVE, mask, object)
+    }
+
+    fn mark_descriptor(&self, flags: u32, mask: Mask, object: BorrowedFd<'_>) -> io::Result<()> {
+        let (group, object) = (self.fd.as_raw_fd(), object.as_raw_fd());
+        // SAFETY: without a path the call means the descriptor itself and touches no memory of ours
+        // (fanotify_mark(2)).
+        let result = unsafe { libc::fanotify_mark(group, flags, mask.0, object, std::ptr::null()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     fn mark(&self, flags: u32, mask: Mask, path: &CStr) -> io::Result<()> {
         // SAFETY: `path` is NUL-terminated and outlives the call (fanotify_mark(2)).
         let result =

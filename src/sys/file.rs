@@ -27,6 +27,8 @@ pub struct Stat {
     pub size: u64,
     /// Last change of content or metadata, nanoseconds since the epoch; no process can set it.
     pub changed_ns: i64,
+    /// Last change of content, nanoseconds since the epoch; anybody who may write the file can set it.
+    pub modified_ns: i64,
     /// Which mount it was reached through (Linux 5.8; 0 before).
     pub mount: u64,
 }
@@ -53,10 +55,14 @@ fn statx(dir: i32, path: &CStr, flags: i32) -> io::Result<Stat> {
         mode: u32::from(buffer.stx_mode),
         links: buffer.stx_nlink,
         size: buffer.stx_size,
-        changed_ns: buffer.stx_ctime.tv_sec.saturating_mul(1_000_000_000)
-            + i64::from(buffer.stx_ctime.tv_nsec),
+        changed_ns: nanoseconds(buffer.stx_ctime),
+        modified_ns: nanoseconds(buffer.stx_mtime),
         mount: buffer.stx_mnt_id,
     })
+}
+
+fn nanoseconds(time: libc::statx_timestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000) + i64::from(time.tv_nsec)
 }
 
 /// What an open descriptor refers to.
@@ -104,8 +110,20 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Stat> {
 /// # Errors
 /// Those of open(2).
 pub fn open_path(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    open_path_at(libc::AT_FDCWD, path, flags)
+}
+
+/// The same below `dir`, following symbolic links: `map_files` links of /proc.
+///
+/// # Errors
+/// Those of openat(2).
+pub fn open_path_below(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    open_path_at(dir.as_raw_fd(), path, 0)
+}
+
+fn open_path_at(dir: i32, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: `path` is NUL-terminated; O_PATH takes no mode.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC | flags) };
+    let fd = unsafe { libc::openat(dir, path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC | flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use super::atomic_bytes::AtomicBytes;
 use super::fanotify::{Group, METADATA_VERSION};
@@ -171,6 +171,20 @@ pub struct Leftover {
     pub creation: AtomicU32,
     /// The path it was reached by; empty when not known or longer than this.
     pub path: AtomicBytes<128>,
+    /// The opener's process, -1 when not known.
+    pub pid: AtomicI32,
+    /// Its parent.
+    pub ppid: AtomicI32,
+    /// Its real user.
+    pub uid: AtomicI64,
+    /// Its login user.
+    pub auid: AtomicI64,
+    /// Its thread name.
+    pub comm: AtomicBytes<2>,
+    /// Its executable.
+    pub exe: AtomicBytes<64>,
+    /// Its parent's executable.
+    pub parent_exe: AtomicBytes<64>,
 }
 
 /// A file that somebody has made lately, from a `FAN_CREATE` record.

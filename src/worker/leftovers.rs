@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use crate::access::Access;
-use crate::audit::record::{Kind, Object, ObjectKind, What};
+use crate::audit::record::{Kind, Object, ObjectKind, Record, Subject, What};
 use crate::classify;
 use crate::gate::{Rollback, Shared};
 use crate::marks::Places;
@@ -102,6 +102,10 @@ impl Aftermath<'_> {
         record.flags = flags;
         record.rolled_back = rolled_back;
         capture::capture(&mut record, &self.proc, &mut self.parents, tid);
+        // Its number is another's by now, or it is a zombie without an executable.
+        if record.subject.pid != left.pid.load(Relaxed) || record.text(record.subject.exe).is_empty() {
+            recall_subject(&mut record, tid, left);
+        }
         self.shared.audit.offer(record);
     }
 
@@ -142,4 +146,20 @@ impl Aftermath<'_> {
             && stat.changed_ns <= refused_ns;
         is_it.then_some((path, stat))
     }
+}
+
+/// What the supervisor saw of the opener while it was blocked.
+fn recall_subject(record: &mut Record, tid: i32, left: &Leftover) {
+    let mut room = [0; 1024];
+    record.subject = Subject {
+        tid,
+        pid: left.pid.load(Relaxed),
+        ppid: left.ppid.load(Relaxed),
+        uid: left.uid.load(Relaxed),
+        auid: left.auid.load(Relaxed),
+        comm: record.push_text(left.comm.load(&mut room)),
+        ..Subject::default()
+    };
+    record.subject.exe = record.push_text(left.exe.load(&mut room));
+    record.subject.parent_exe = record.push_text(left.parent_exe.load(&mut room));
 }

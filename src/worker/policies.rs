@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::gate::InForce;
 use crate::options::RunOptions;
+use crate::policy::builtin::BUILTIN_NAME;
 use crate::policy::check;
 use crate::policy::choice;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::filesystem::Filesystem;
 use crate::policy::snapshot::Snapshot;
 use crate::policy::source::{SourceFile, decode_bundle, encode_bundle};
-use crate::subject::TrustedWriters;
+use crate::subject::{Remembered, TrustedWriters};
 use crate::supervisor::Inheritance;
 use crate::sys::shared::SharedPage;
 
@@ -37,6 +38,7 @@ pub struct Loader {
     options: RunOptions,
     page: &'static SharedPage,
     bundles: [File; 2],
+    remembered: Arc<Remembered>,
 }
 
 impl Loader {
@@ -50,6 +52,7 @@ impl Loader {
             options: inheritance.options.clone(),
             page: inheritance.page,
             bundles: [first.try_clone()?.into(), second.try_clone()?.into()],
+            remembered: Arc::default(),
         })
     }
 
@@ -86,7 +89,8 @@ impl Loader {
         };
         let built = check::build(sources, &self.options.labels, protect, generation, &Filesystem);
         diagnostics.extend(built.diagnostics);
-        for found in &diagnostics {
+        // The built-in set names the tools of every distribution: those that are missing here are no news.
+        for found in diagnostics.iter().filter(|found| found.is_error() || found.file != BUILTIN_NAME) {
             eprintln!("{found}");
         }
         let snapshot = match built.snapshot {
@@ -94,7 +98,7 @@ impl Loader {
             _ => return Err(PolicyError { diagnostics }),
         };
         warn_of_emptiness(&snapshot);
-        let (writers, problems) = TrustedWriters::of(&snapshot);
+        let (writers, problems) = TrustedWriters::of(&snapshot, Arc::clone(&self.remembered));
         for problem in problems {
             tracing::warn!("{problem}; it is not trusted");
         }
