@@ -1,7 +1,7 @@
 //! What a blocked opener asks for, from the registers it entered the kernel with.
 //!
 //! Pure: bytes of `/proc/<tid>/syscall` in, meaning out. Registers cannot change while their thread is blocked,
-//! so what they say of open, openat, creat and `open_by_handle_at` is exact. openat2 passes a pointer, io_uring
+//! so what they say of open, openat, creat and `open_by_handle_at` is exact. openat2 passes a pointer, `io_uring`
 //! hides the flags; for those, and for whatever this table does not know, the lease probe decides.
 #![forbid(unsafe_code)]
 
@@ -251,7 +251,7 @@ mod tests {
         #[test]
         fn what_is_not_exactly_a_read_is_never_one(flags in any::<u32>()) {
             let flags = u64::from(flags);
-            let reads_only = flags & 3 == 0 && flags & libc::O_TRUNC as u64 == 0;
+            let reads_only = flags & libc::O_ACCMODE as u64 == 0 && flags & libc::O_TRUNC as u64 == 0;
             prop_assert_eq!(access_of_flags(flags) == Access::Read, reads_only);
         }
     }
