@@ -110,7 +110,7 @@ fn tree(lab: &Lab) -> support::Contents {
 
 /// The directory's own time moves with every file that is made and taken back.
 fn without_directory(lab: &Lab) -> support::Contents {
-    let mut contents = lab.contents(&lab.tree());
+    let mut contents = lab.contents();
     contents.remove(&lab.tree());
     contents
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -57,7 +58,7 @@ fn each_modification() {
         let mut text = String::new();
         for (name, rules, _) in &kinds {
             lab.file(&format!("tree/{name}/data"), CONTENT);
-            text += &format!("[[policy]]\nname = '{name}'\npaths = ['@/tree/{name}/']\n{rules}\n");
+            writeln!(text, "[[policy]]\nname = '{name}'\npaths = ['@/tree/{name}/']\n{rules}").unwrap();
         }
         lab.file("free/data", CONTENT);
         assert_eq!(passes(&lab.path("free")), ALL, "without a gate");

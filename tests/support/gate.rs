@@ -128,7 +128,8 @@ impl<'lab> Gate<'lab> {
 
     /// Sends a signal to the supervisor or to a worker.
     pub fn signal(&self, pid: i32, signal: Signal) {
-        assert!(pid > 1 && is_ours(pid), "{pid} is none of ours");
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(cmdline.contains(self.out.to_str().expect("a plain path")), "{pid} is none of ours");
         kill(Pid::from_raw(pid), signal).expect("a process of ours");
     }
 
