@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use libc::{O_CREAT, O_RDONLY, O_WRONLY};
+use libc::{O_RDONLY, O_WRONLY};
 use support::{in_lab, raw, refused};
 
 const CONTENT: &str = "as it was";
