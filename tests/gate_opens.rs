@@ -63,7 +63,7 @@ fn every_open_that_changes_a_file_is_refused() {
             describes(&gate.denial(&path, attack.access), attack, &path);
         }
         assert_eq!(lab.contents(), before);
-        assert_eq!(gate.status()["denied"], CHANGES.len());
+        gate.has_denied(CHANGES.len());
         assert_eq!(gate.stop().iter().filter(|record| record["verdict"] == "deny").count(), CHANGES.len());
     });
 }
@@ -101,7 +101,7 @@ fn a_file_without_a_name_is_refused() {
         refused(raw::openat(&lab.tree(), flags));
         refused(raw::openat2(&lab.tree(), flags));
         refused(raw::open_uring(&lab.tree(), flags, Flags::empty()));
-        gate.until(|| (gate.status()["denied"] == 3).then_some(()));
+        gate.has_denied(3);
         let record = gate.record(|record| record["verdict"] == "deny");
         assert_eq!(record["access"], "create", "{record:#}");
         assert_eq!(record["flags"], "O_RDWR|O_TMPFILE", "{record:#}");
