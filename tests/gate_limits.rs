@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs::{self, File};
-
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
