@@ -75,7 +75,7 @@ fn shared(lab: &Lab) -> Arc<Shared> {
     lab.write_policy(POLICY);
     let built = choice::build(&[lab.path("run/policy.toml")], &[], &Labels::default(), 1);
     let snapshot = Arc::new(built.snapshot.unwrap_or_else(|| panic!("{:?}", built.diagnostics)));
-    let (writers, problems) = TrustedWriters::of(&snapshot);
+    let (writers, problems) = TrustedWriters::of(&snapshot, Arc::default());
     assert!(problems.is_empty(), "{problems:?}");
     let (audit, drain) = audit_queue();
     let config = LoggerConfig {
