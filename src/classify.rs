@@ -1,7 +1,7 @@
 //! What a blocked opener asks for, from the registers it entered the kernel with.
 //!
 //! Pure: bytes of `/proc/<tid>/syscall` in, meaning out. Registers cannot change while their thread is blocked,
-//! so what they say of open, openat, creat and `open_by_handle_at` is exact. openat2 passes a pointer, io_uring
+//! so what they say of open, openat, creat and `open_by_handle_at` is exact. openat2 passes a pointer, `io_uring`
 //! hides the flags; for those, and for whatever this table does not know, the lease probe decides.
 #![forbid(unsafe_code)]
 

@@ -83,7 +83,7 @@ impl Groups {
     /// Marks one file: opens through any of its names are seen.
     ///
     /// # Errors
-    /// Those of fanotify_mark(2).
+    /// Those of `fanotify_mark(2)`.
     pub fn mark_file(&self, path: &CStr) -> io::Result<()> {
         self.gate.as_ref().map_or(Ok(()), |gate| gate.mark_add(Mask::OPEN_PERM, path))
     }
@@ -98,7 +98,7 @@ impl Groups {
     /// Watches a directory for an entry that does not exist yet.
     ///
     /// # Errors
-    /// Those of fanotify_mark(2).
+    /// Those of `fanotify_mark(2)`.
     pub fn watch_for_entries(&self, path: &CStr) -> io::Result<()> {
         self.watch.as_ref().map_or(Ok(()), |watch| watch.mark_add(Mask::TOPOLOGY, path))
     }

@@ -169,10 +169,10 @@ impl Marker<'_> {
                 waiting.push(entry.path());
             } else if kind.is_file() && entry.ino() != 0 {
                 // An entry that vanished meanwhile needs no mark.
-                if let Ok(metadata) = entry.metadata() {
-                    if metadata.nlink() > 1 {
-                        self.mark_file_with_links(&entry.path(), &metadata, report);
-                    }
+                if let Ok(metadata) = entry.metadata()
+                    && metadata.nlink() > 1
+                {
+                    self.mark_file_with_links(&entry.path(), &metadata, report);
                 }
             }
         }

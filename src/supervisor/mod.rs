@@ -137,14 +137,13 @@ impl Supervisor {
             }
             Ok(Forked::Parent(pid)) => {
                 self.page.worker_pid.store(pid, Relaxed);
-                match process::pidfd_open(pid) {
-                    Ok(pidfd) => self.worker = Some(Worker { pid, pidfd }),
-                    Err(_) => {
-                        // Without it the worker's death would go unseen.
-                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                        let _ = waitpid(Pid::from_raw(pid), None);
-                        self.postpone();
-                    }
+                if let Ok(pidfd) = process::pidfd_open(pid) {
+                    self.worker = Some(Worker { pid, pidfd });
+                } else {
+                    // Without it the worker's death would go unseen.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    let _ = waitpid(Pid::from_raw(pid), None);
+                    self.postpone();
                 }
             }
             Err(_) => {

@@ -290,7 +290,7 @@ impl RegisterCache {
 /// Copies `N` bytes from address `address` of the process that thread `tid` belongs to.
 ///
 /// # Errors
-/// `EFAULT`, `ESRCH`, `EPERM` (process_vm_readv(2)).
+/// `EFAULT`, `ESRCH`, `EPERM` (`process_vm_readv(2)`).
 pub fn read_memory<const N: usize>(tid: i32, address: u64) -> io::Result<[u8; N]> {
     let mut bytes = [0u8; N];
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };

@@ -18,7 +18,7 @@ pub fn getpid() -> i32 {
 /// The CPUs this process may run on, in order.
 ///
 /// # Errors
-/// Those of sched_getaffinity(2).
+/// Those of `sched_getaffinity(2)`.
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     // SAFETY: an all-zero cpu_set_t is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };

@@ -47,23 +47,24 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
         }
         while let Ok((caller, _)) = listener.accept() {
             // A caller that goes away in the middle has no other effect.
-            let _ = answer(worker, caller);
+            let _ = answer(worker, &caller);
         }
     }
 }
 
-fn answer(worker: &Worker, caller: UnixStream) -> io::Result<()> {
+fn answer(worker: &Worker, caller: &UnixStream) -> io::Result<()> {
     caller.set_nonblocking(false)?;
     caller.set_read_timeout(Some(CALLER_PATIENCE))?;
     caller.set_write_timeout(Some(CALLER_PATIENCE))?;
     let mut line = Vec::new();
-    BufReader::new((&caller).take(REQUEST_BYTES_MAX as u64)).read_until(b'\n', &mut line)?;
+    BufReader::new(caller.take(REQUEST_BYTES_MAX as u64)).read_until(b'\n', &mut line)?;
     let request: Request = serde_json::from_slice(&line)?;
     let reply = match request.command {
         Command::Status => serde_json::to_vec(&worker.status()),
         Command::Reload => serde_json::to_vec(&worker.reload_reply()),
     }?;
-    (&caller).write_all(&reply)
+    let mut out = caller;
+    out.write_all(&reply)
 }
 
 impl Worker {

@@ -12,7 +12,7 @@ use crate::audit::record::{Kind, Object, ObjectKind, Record, Subject, What};
 use crate::classify;
 use crate::gate::{Rollback, Shared};
 use crate::marks::Places;
-use crate::policy::snapshot::Snapshot;
+use crate::policy::snapshot::{Snapshot, WriterMask};
 use crate::subject::capture;
 use crate::sys::file::{self, Stat};
 use crate::sys::path::FixedPath;
@@ -94,7 +94,7 @@ impl Aftermath<'_> {
         record.path = record.push_text(path);
         if let Some(rule) = self.snapshot.rule_for(path) {
             let change = Change::Access(access);
-            record.policy = decide(&self.snapshot, rule, change, Default::default()).policy;
+            record.policy = decide(&self.snapshot, rule, change, WriterMask::NONE).policy;
             record.snapshot = Some(Arc::clone(&self.snapshot));
         }
         record.syscall = left.syscall.load(Relaxed);

@@ -107,7 +107,7 @@ impl Loader {
 
     /// Puts sources where the next worker finds them: into the file that is not valid now, then makes it so.
     pub fn keep(&mut self, sources: &[SourceFile], generation: u64) {
-        let next = if self.page.bundle.load(Acquire) == 1 { 1 } else { 0 };
+        let next = usize::from(self.page.bundle.load(Acquire) == 1);
         let file = &mut self.bundles[next];
         let written = file
             .set_len(0)
