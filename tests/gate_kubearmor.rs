@@ -1,4 +1,4 @@
-//! A KubeArmor policy, byte for byte as it was found, and one on a scratch tree.
+//! A `KubeArmor` policy, byte for byte as it was found, and one on a scratch tree.
 #![cfg(target_arch = "x86_64")]
 
 mod support;

@@ -54,7 +54,7 @@ fn every_open_that_changes_a_file_is_refused() {
             works_without_a_gate(attack, &lab.file(&format!("free/{index}"), CONTENT));
             lab.file(&format!("tree/{index}"), CONTENT);
         }
-        let before = lab.contents(&lab.tree());
+        let before = lab.contents();
         let gate = lab.protect_tree();
         for (index, attack) in CHANGES.iter().enumerate() {
             let path = lab.tree().join(index.to_string());
@@ -62,8 +62,8 @@ fn every_open_that_changes_a_file_is_refused() {
             refused(attack.run(&path));
             describes(&gate.denial(&path, attack.access), attack, &path);
         }
-        assert_eq!(lab.contents(&lab.tree()), before);
-        assert_eq!(gate.status()["denied"], CHANGES.len());
+        assert_eq!(lab.contents(), before);
+        gate.has_denied(CHANGES.len());
         assert_eq!(gate.stop().iter().filter(|record| record["verdict"] == "deny").count(), CHANGES.len());
     });
 }
@@ -75,7 +75,7 @@ fn every_open_that_makes_a_file_is_refused_and_leaves_none() {
             works_without_a_gate(attack, &lab.path(&format!("free/{index}")));
         }
         fs::create_dir(lab.path("tree/below")).unwrap();
-        let before = lab.contents(&lab.tree());
+        let before = lab.contents();
         let gate = lab.protect_tree();
         for (index, attack) in CREATES.iter().enumerate() {
             let path = lab.path("tree/below").join(index.to_string());
@@ -88,7 +88,7 @@ fn every_open_that_makes_a_file_is_refused_and_leaves_none() {
         }
         // Only the directory's own time may have moved.
         let names = |contents: support::Contents| contents.into_keys().collect::<Vec<_>>();
-        assert_eq!(names(lab.contents(&lab.tree())), names(before));
+        assert_eq!(names(lab.contents()), names(before));
     });
 }
 
@@ -101,7 +101,7 @@ fn a_file_without_a_name_is_refused() {
         refused(raw::openat(&lab.tree(), flags));
         refused(raw::openat2(&lab.tree(), flags));
         refused(raw::open_uring(&lab.tree(), flags, Flags::empty()));
-        gate.until(|| (gate.status()["denied"] == 3).then_some(()));
+        gate.has_denied(3);
         let record = gate.record(|record| record["verdict"] == "deny");
         assert_eq!(record["access"], "create", "{record:#}");
         assert_eq!(record["flags"], "O_RDWR|O_TMPFILE", "{record:#}");
@@ -165,7 +165,7 @@ fn every_read_passes_and_leaves_no_record() {
 fn flags_that_change_under_the_gate_let_nothing_through() {
     in_lab(60, |lab| {
         let path = lab.file("tree/data", CONTENT);
-        let before = lab.contents(&lab.tree());
+        let before = lab.contents();
         let gate = lab.protect_tree();
         let how = OpenHow { flags: libc::O_WRONLY as u64, ..OpenHow::default() };
         let flags = AtomicU64::new(0);
@@ -200,12 +200,12 @@ fn flags_that_change_under_the_gate_let_nothing_through() {
         });
         eprintln!("{opened} opens passed as reads, {denied} were refused");
         assert!(opened > 0 && denied > 0, "the race must have been run from both sides");
-        assert_eq!(lab.contents(&lab.tree()), before);
+        assert_eq!(lab.contents(), before);
         drop(gate);
     });
 }
 
-/// `O_RDONLY|O_TRUNC` counts as no writer, so a lease does not show it; in io_uring no register does either.
+/// `O_RDONLY|O_TRUNC` counts as no writer, so a lease does not show it; in `io_uring` no register does either.
 #[test]
 #[ignore = "known gap: neither registers nor a lease tell O_RDONLY|O_TRUNC through io_uring from a read"]
 fn truncation_by_io_uring_empties_nothing() {
@@ -217,12 +217,12 @@ fn truncation_by_io_uring_empties_nothing() {
             assert_eq!(fs::read_to_string(&free).unwrap(), "");
             lab.file(&format!("tree/{index}"), CONTENT);
         }
-        let before = lab.contents(&lab.tree());
+        let before = lab.contents();
         let gate = lab.protect_tree();
         for (index, submission) in [Flags::empty(), Flags::ASYNC].into_iter().enumerate() {
             let _ = raw::open_uring(&lab.path(&format!("tree/{index}")), flags, submission);
         }
-        assert_eq!(lab.contents(&lab.tree()), before);
+        assert_eq!(lab.contents(), before);
         drop(gate);
     });
 }

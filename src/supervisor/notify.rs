@@ -1,4 +1,4 @@
-//! The service manager's notification protocol (`sd_notify(3))`: a datagram per message, no library needed.
+//! The service manager's notification protocol (`sd_notify(3)`): a datagram per message, no library needed.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt;

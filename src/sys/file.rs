@@ -144,7 +144,7 @@ pub fn unlink_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 /// `MAX_HANDLE_SZ` of fcntl.h: the longest file handle.
 pub const HANDLE_BYTES: usize = 128;
 
-/// A file handle (`name_to_handle_at(2))`: names an object of a filesystem for ever, unlike an inode number.
+/// A file handle (`name_to_handle_at(2)`): names an object of a filesystem for ever, unlike an inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handle {
     /// The filesystem's own type number.

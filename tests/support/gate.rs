@@ -1,5 +1,6 @@
 //! The real binary, run on a lab.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub struct Gate<'lab> {
     lab: &'lab Lab,
     child: Child,
     out: PathBuf,
+    /// One of its processes was sent a signal: a line of the trail may end in the middle.
+    disturbed: Cell<bool>,
 }
 
 /// The processes whose parent is `pid`.
@@ -70,7 +73,7 @@ impl<'lab> Gate<'lab> {
         }
         let child = command.spawn().expect("the gate starts");
         lab.supervisors.lock().unwrap().push(child.id() as i32);
-        Self { lab, child, out }
+        Self { lab, child, out, disturbed: Cell::new(false) }
     }
 
     /// `writegate ARGUMENTS --control …`.
@@ -128,7 +131,9 @@ impl<'lab> Gate<'lab> {
 
     /// Sends a signal to the supervisor or to a worker.
     pub fn signal(&self, pid: i32, signal: Signal) {
-        assert!(pid > 1 && is_ours(pid), "{pid} is none of ours");
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(cmdline.contains(self.out.to_str().expect("a plain path")), "{pid} is none of ours");
+        self.disturbed.set(true);
         kill(Pid::from_raw(pid), signal).expect("a process of ours");
     }
 
@@ -137,7 +142,12 @@ impl<'lab> Gate<'lab> {
         let text = fs::read_to_string(self.out.join("audit.jsonl")).unwrap_or_default();
         // The last line may be half written.
         let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        whole.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+        let parsed = whole.lines().filter_map(|line| match serde_json::from_str(line) {
+            Ok(record) => Some(record),
+            Err(_) if self.disturbed.get() => None,
+            Err(error) => panic!("{error}: {line}"),
+        });
+        parsed.collect()
     }
 
     /// The first record that is as wanted; waits for it.
@@ -153,6 +163,13 @@ impl<'lab> Gate<'lab> {
         self.record(|record| {
             record["verdict"] == "deny" && record["path"] == path && record["access"] == access
         })
+    }
+
+    /// Waits until exactly so many openers have been refused: an opener goes on before it is counted.
+    #[track_caller]
+    pub fn has_denied(&self, count: usize) {
+        self.until(|| (self.status()["denied"].as_u64() >= Some(count as u64)).then_some(()));
+        assert_eq!(self.status()["denied"], count);
     }
 
     /// Ends it as a service manager would; the whole trail.

@@ -132,10 +132,10 @@ impl Lab {
         text.replace('@', self.dir.path().to_str().expect("a plain path"))
     }
 
-    /// Everything below `top`.
-    pub fn contents(&self, top: &Path) -> Contents {
+    /// Everything in the protected tree.
+    pub fn contents(&self) -> Contents {
         let mut found = Contents::new();
-        let mut waiting = vec![top.to_owned()];
+        let mut waiting = vec![self.tree()];
         while let Some(path) = waiting.pop() {
             let metadata = fs::symlink_metadata(&path).expect("what is in the lab");
             let mut bytes = Vec::new();

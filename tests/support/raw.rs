@@ -144,7 +144,7 @@ pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     owned(c_long::from(result))
 }
 
-/// io_uring's openat, in the caller's context or, with `IOSQE_ASYNC`, in a worker thread of the kernel.
+/// `openat` of `io_uring`, in the caller's context or, with `IOSQE_ASYNC`, in a worker thread of the kernel.
 pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Result<OwnedFd> {
     let path = cstr(path);
     let mut ring = IoUring::new(4)?;
