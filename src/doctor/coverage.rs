@@ -181,6 +181,8 @@ fn row(entry: &Entry, features: &Features) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -190,6 +192,31 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), TABLE.len());
         assert!(TABLE.iter().all(|entry| !entry.why.is_empty() && !entry.why.ends_with('.')));
+    }
+
+    /// docs/coverage.md is this table, for a host that has everything. `WRITEGATE_BLESS=1` writes it anew.
+    #[test]
+    fn the_document_is_the_table() {
+        let everything = ["permission_events", "thread_ids", "io_uring", "i386"];
+        let mut text = include_str!("coverage.md.head").to_owned();
+        text.push_str("| technique | what becomes of it | why |\n| --- | --- | --- |\n");
+        for row in coverage(&Features::of(&everything)) {
+            let class = match row.class {
+                Enforcement::Prevented => "prevented",
+                Enforcement::Healed => "healed",
+                Enforcement::Detected => "detected",
+                Enforcement::None => "**not covered**",
+            };
+            let mutation = row.mutation.replace('|', "\\|");
+            let why = row.why.replace('|', "\\|");
+            writeln!(text, "| {mutation} | {class} | {why} |").unwrap();
+        }
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/coverage.md");
+        if std::env::var_os("WRITEGATE_BLESS").is_some() {
+            std::fs::write(document, &text).unwrap();
+        }
+        let written = std::fs::read_to_string(document).unwrap_or_default();
+        assert!(written == text, "docs/coverage.md is out of date: WRITEGATE_BLESS=1 cargo test coverage");
     }
 
     #[test]

@@ -137,8 +137,12 @@ fn canonicalise(
     }
     // "/x" has the parent "/".
     guess.truncate(parent_len.max(1));
-    file::stat_path_follow(guess.as_cstr()).is_ok_and(|parent| table.directory(parent.id, path))
-        && path.push_component(name.as_bytes())
+    // The table knows a directory by its inode number: only while the path it has still names that directory does
+    // the path say what governs it.
+    file::stat_path_follow(guess.as_cstr()).is_ok_and(|parent| {
+        table.directory(parent.id, path)
+            && file::stat_path(path.as_cstr()).is_ok_and(|named| named.id == parent.id)
+    }) && path.push_component(name.as_bytes())
 }
 
 /// Directory and last component.

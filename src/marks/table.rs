@@ -91,17 +91,27 @@ impl MarkTable {
         self.inner.read().directories.contains_key(&id)
     }
 
+    /// Forgets `id`, whose path names another object by now: it was moved, or it is gone and its inode number was
+    /// given away.
+    pub fn forget(&self, kind: MarkKind, id: Identity) {
+        let mut inner = self.inner.write();
+        match kind {
+            MarkKind::Directory => inner.directories.remove(&id),
+            MarkKind::File => inner.files.remove(&id),
+        };
+    }
+
     /// Takes out what the walk `walk` did not see, and gives it back.
-    pub fn take_stale(&self, walk: u64) -> Vec<(MarkKind, Box<[u8]>)> {
+    pub fn take_stale(&self, walk: u64) -> Vec<(MarkKind, Identity, Box<[u8]>)> {
         let mut inner = self.inner.write();
         let mut stale = Vec::new();
         let Inner { directories, files } = &mut *inner;
         for (kind, map) in [(MarkKind::Directory, directories), (MarkKind::File, files)] {
-            map.retain(|_, marked| {
+            map.retain(|&id, marked| {
                 if marked.walk == walk {
                     return true;
                 }
-                stale.push((kind, std::mem::take(&mut marked.path)));
+                stale.push((kind, id, std::mem::take(&mut marked.path)));
                 false
             });
         }

@@ -2,7 +2,7 @@
 //! either read or reported.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -13,6 +13,7 @@ use super::table::{MarkKind, MarkTable};
 use crate::policy::model::Action;
 use crate::policy::snapshot::{Root, Snapshot};
 use crate::sys::file::{self, Identity};
+use crate::sys::path::FixedPath;
 use crate::trie::Reach;
 
 /// Filesystems that hold no files of their own; marking them would only cost.
@@ -68,8 +69,12 @@ impl Marker<'_> {
 
     /// Takes off the marks of earlier walks that this one did not see.
     pub fn remove_stale(&self) {
-        for (kind, path) in self.table.take_stale(self.walk) {
+        for (kind, id, path) in self.table.take_stale(self.walk) {
             let Ok(path) = CString::new(path.into_vec()) else { continue };
+            // Marks come off by path: another object that has that path now keeps its own.
+            if !names(&path, id) {
+                continue;
+            }
             match kind {
                 MarkKind::Directory => self.groups.unmark_directory(&path),
                 MarkKind::File => self.groups.unmark_file(&path),
@@ -197,6 +202,7 @@ impl Marker<'_> {
         });
         match marked {
             Ok(id) => {
+                self.forget_former(MarkKind::Directory, id);
                 if self.table.insert(MarkKind::Directory, id, path.as_os_str().as_bytes(), self.walk) {
                     report.new += 1;
                 }
@@ -211,6 +217,19 @@ impl Marker<'_> {
         }
     }
 
+    /// The first path of an object stays, but only while it names the object: an inode number is soon given to
+    /// another, and that one must not be governed by what governed the first.
+    fn forget_former(&self, kind: MarkKind, id: Identity) {
+        let mut former = FixedPath::default();
+        let known = match kind {
+            MarkKind::Directory => self.table.directory(id, &mut former),
+            MarkKind::File => self.table.file(id, &mut former),
+        };
+        if known && !names(former.as_cstr(), id) {
+            self.table.forget(kind, id);
+        }
+    }
+
     /// Marks a regular file that has several names: the others may lie outside every marked directory.
     pub fn mark_file_with_links(&self, path: &Path, metadata: &std::fs::Metadata, report: &mut Report) {
         if !metadata.is_file() || metadata.nlink() < 2 || !self.is_guarded(path.as_os_str().as_bytes()) {
@@ -220,6 +239,7 @@ impl Marker<'_> {
         let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
         match self.groups.mark_file(&name) {
             Ok(()) => {
+                self.forget_former(MarkKind::File, id);
                 if self.table.insert(MarkKind::File, id, path.as_os_str().as_bytes(), self.walk) {
                     report.new += 1;
                 }
@@ -228,6 +248,11 @@ impl Marker<'_> {
             Err(error) => report.unmarked.push(Unmarked { path: path.to_owned(), error }),
         }
     }
+}
+
+/// Whether `path` is a name of `id` now.
+fn names(path: &CStr, id: Identity) -> bool {
+    file::stat_path(path).is_ok_and(|found| found.id == id)
 }
 
 /// Whether `directory` lies on a filesystem such as proc.

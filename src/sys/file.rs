@@ -196,7 +196,7 @@ pub fn handle_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Handle> {
     let mut call = |flags: i32| {
         raw.bytes = HANDLE_BYTES as u32;
         // SAFETY: `raw` has the layout of struct file_handle with `bytes` of room, `mount` is writable, `path`
-        // is NUL-terminated (`name_to_handle_at(2)`).
+        // is NUL-terminated (name_to_handle_at(2)).
         unsafe {
             libc::syscall(
                 libc::SYS_name_to_handle_at,

@@ -63,7 +63,8 @@ fn answer(worker: &Worker, caller: &UnixStream) -> io::Result<()> {
         Command::Status => serde_json::to_vec(&worker.status()),
         Command::Reload => serde_json::to_vec(&worker.reload_reply()),
     }?;
-    (&mut &*caller).write_all(&reply)
+    let mut out = caller;
+    out.write_all(&reply)
 }
 
 impl Worker {
