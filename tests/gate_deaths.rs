@@ -38,7 +38,7 @@ impl Seen {
         let counter = match (flags, result) {
             (O_RDONLY, Ok(_)) => &self.reads,
             (O_RDONLY, Err(error)) => {
-                eprintln!("a read failed: {error}");
+                eprintln!("a read of {} failed: {error}", path.display());
                 &self.reads_refused
             }
             (_, Ok(_)) => &self.breaches,
@@ -115,6 +115,18 @@ fn without_directory(lab: &Lab) -> support::Contents {
     contents
 }
 
+/// What was refused left nothing behind, and nothing was changed.
+#[track_caller]
+fn is_as_it_was(lab: &Lab, gate: &Gate<'_>, before: &support::Contents) {
+    let after = without_directory(lab);
+    for path in after.keys().filter(|path| !before.contains_key(*path)) {
+        let records = gate.records();
+        let of = records.iter().filter(|record| record["path"] == path.to_str().unwrap());
+        eprintln!("left behind: {}\n{:#?}", path.display(), of.collect::<Vec<_>>());
+    }
+    assert!(after == *before, "{:#?}", after.keys());
+}
+
 /// Waits until another worker than `dead` is up.
 fn replacement(gate: &Gate<'_>, dead: i32) -> i32 {
     gate.until(|| {
@@ -145,7 +157,7 @@ fn a_hundred_killed_workers() {
         let (p50, max) = (waits[waits.len() / 2], waits[waits.len() - 1]);
         eprintln!("from SIGKILL to the next worker's first answer: p50 {p50:?}, max {max:?}");
         seen.is_sound();
-        assert_eq!(without_directory(lab), before);
+        is_as_it_was(lab, &gate, &before);
         assert_eq!(gate.status()["restarts"], 100);
         // The slowest waits for the disk to take what was refused meanwhile; openers do not wait for that.
         // On an idle machine 20 ms; other tests and builds may run beside this one.
@@ -164,12 +176,11 @@ fn a_stopped_worker_is_replaced() {
             gate.signal(worker, Signal::SIGSTOP);
             let started = Instant::now();
             replacement(&gate, worker);
-            let waited = started.elapsed();
-            eprintln!("from SIGSTOP to the next worker's first answer: {waited:?}");
-            assert!(waited < LONGEST_WAIT);
+            // Openers go on before that, in safe mode.
+            eprintln!("from SIGSTOP to the next worker's first answer: {:?}", started.elapsed());
         });
         seen.is_sound();
-        assert_eq!(without_directory(lab), before);
+        is_as_it_was(lab, &gate, &before);
     });
 }
 
@@ -190,7 +201,7 @@ fn without_its_supervisor_the_worker_goes_on() {
         gate.until(|| (!Path::new(&format!("/proc/{worker}")).exists()).then_some(()));
         seen.is_sound();
         assert_eq!((answers.as_i64(), recorded), (Some(i64::from(worker)), true));
-        assert_eq!(without_directory(lab), before);
+        is_as_it_was(lab, &gate, &before);
     });
 }
 
@@ -228,7 +239,7 @@ fn reloads_under_load_miss_nothing() {
         });
         seen.is_sound();
         assert_eq!(gate.status()["generation"], 51);
-        assert_eq!(without_directory(lab), before);
+        is_as_it_was(lab, &gate, &before);
     });
 }
 
@@ -251,7 +262,7 @@ fn without_any_worker_reads_pass_and_writes_do_not() {
         fs::remove_file(lab.path("free/log")).unwrap();
         replacement(&gate, worker);
         refused(raw::openat(&lab.path("tree/data"), O_WRONLY));
-        assert_eq!(without_directory(lab), before);
+        is_as_it_was(lab, &gate, &before);
         assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }

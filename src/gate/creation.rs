@@ -43,9 +43,9 @@ impl Creations {
         })
     }
 
-    /// Where in the page the last creation of `tid` is remembered.
-    pub fn last_of(&self, tid: i32) -> Option<usize> {
-        self.newest_first().position(|made| made.tid.load(Acquire) == tid).map(|back| self.index(back + 1))
+    /// The last creation of `tid` that is remembered.
+    pub fn last_of(&self, tid: i32) -> Option<&'static Creation> {
+        self.newest_first().find(|made| made.tid.load(Acquire) == tid)
     }
 
     /// Empties the kernel's queue, so that creations nobody asks about do not pile up there.
@@ -56,10 +56,6 @@ impl Creations {
     fn newest_first(&self) -> impl Iterator<Item = &'static Creation> + use<> {
         let (page, next) = (self.page, self.page.creations_next.load(Acquire) as usize);
         (1..=CREATIONS_MAX).map(move |back| &page.creations[(next + CREATIONS_MAX - back) % CREATIONS_MAX])
-    }
-
-    fn index(&self, back: usize) -> usize {
-        (self.page.creations_next.load(Acquire) as usize + CREATIONS_MAX - back) % CREATIONS_MAX
     }
 
     fn drain_into(&self, group: &Group, buffer: &mut [u8]) {

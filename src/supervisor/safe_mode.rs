@@ -69,7 +69,7 @@ impl SafeMode {
                 self.look_at_subject(tid);
             }
             // Before the answer: while it waits, its last creation is the file that it opens.
-            let creation = self.creations.last_of(tid).map_or(0, |index| index as u32 + 1);
+            let made = self.creations.last_of(tid);
             let answered = gate.respond(number, answer).is_ok();
             slot.clear();
             if !answered {
@@ -88,7 +88,7 @@ impl SafeMode {
                     left.dev.store(0, Relaxed);
                     left.ino.store(0, Relaxed);
                     left.rolled_back.store(0, Relaxed);
-                    left.creation.store(creation, Relaxed);
+                    left.made.copy_of(made);
                     left.path.store(b"");
                 });
             }
@@ -154,7 +154,7 @@ impl SafeMode {
                         left.dev.store(stat.map_or(0, |stat| stat.id.dev), Relaxed);
                         left.ino.store(stat.map_or(0, |stat| stat.id.ino), Relaxed);
                         left.rolled_back.store(u32::from(rolled_back), Relaxed);
-                        left.creation.store(0, Relaxed);
+                        left.made.copy_of(None);
                         left.path.store(if known { self.path.as_bytes() } else { b"" });
                     });
                 }

@@ -167,8 +167,9 @@ pub struct Leftover {
     pub time_ns: AtomicU64,
     /// 1: the new file of a refused create has been removed already.
     pub rolled_back: AtomicU32,
-    /// One more than the index in [`SharedPage::creations`] of the opener's last creation; 0: none is known.
-    pub creation: AtomicU32,
+    /// The opener's last creation before it was refused: a copy, because the ring may go round before a worker
+    /// comes to look.
+    pub made: Creation,
     /// The path it was reached by; empty when not known or longer than this.
     pub path: AtomicBytes<128>,
     /// The opener's process, -1 when not known.
@@ -205,6 +206,22 @@ pub struct Creation {
     pub directory: AtomicBytes<16>,
     /// The file's name in it.
     pub name: AtomicBytes<32>,
+}
+
+impl Creation {
+    /// Becomes a copy of `other`, or empty.
+    pub fn copy_of(&self, other: Option<&Self>) {
+        use Ordering::Relaxed;
+        self.tid.store(other.map_or(0, |other| other.tid.load(Relaxed)), Relaxed);
+        let Some(other) = other else { return };
+        self.target_type.store(other.target_type.load(Relaxed), Relaxed);
+        self.directory_type.store(other.directory_type.load(Relaxed), Relaxed);
+        self.filesystem.store(other.filesystem.load(Relaxed), Relaxed);
+        let mut room = [0; 256];
+        self.target.store(other.target.load(&mut room));
+        self.directory.store(other.directory.load(&mut room));
+        self.name.store(other.name.load(&mut room));
+    }
 }
 
 /// Everything supervisor and workers share. All fields are atomics: a process may die between any two stores.

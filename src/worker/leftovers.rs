@@ -121,9 +121,8 @@ impl Aftermath<'_> {
 
     /// The empty file that the refused open has made just before, where a creation record proves it.
     fn file_made_by(&mut self, tid: i32, left: &Leftover) -> Option<(PathBuf, Stat)> {
-        let made = &self.shared.page.creations[(left.creation.load(Relaxed) as usize).checked_sub(1)?];
-        if made.tid.load(Acquire) != tid {
-            // So many others since that it was forgotten.
+        let made = &left.made;
+        if made.tid.load(Relaxed) != tid {
             return None;
         }
         let (mut handle, mut name) = ([0; file::HANDLE_BYTES], [0; 256]);
