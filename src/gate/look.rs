@@ -11,8 +11,9 @@ use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 const LOOKS_AT_ONCE: u32 = 30;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// Looks with a sleep in between. Together at most 20 ms, then the cautious answer.
-const LOOKS_SLEEPING: u32 = 200;
+/// Looks with a sleep in between. Together some 150 ms, then the cautious answer: an opener of a busy machine may
+/// wait tens of milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it.
+const LOOKS_SLEEPING: u32 = 1000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// What is known of an open.
