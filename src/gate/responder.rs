@@ -153,9 +153,8 @@ impl Responder {
 
     /// Whether this open has made the file. Only an empty file can be that new.
     fn has_created(&self, look: &Look, stat: &Stat, pending: &Pending<'_>) -> bool {
-        let exact = look.must_create && look.flags.is_some() && !is_indirect(look);
         stat.size == 0
-            && (exact
+            && (look.must_create
                 || self
                     .shared
                     .groups
@@ -230,9 +229,4 @@ impl Responder {
         }
         self.audit.offer(record);
     }
-}
-
-/// openat2's flags come from memory that others may have changed: no proof of anything.
-fn is_indirect(look: &Look) -> bool {
-    i64::from(look.syscall) == libc::SYS_openat2
 }

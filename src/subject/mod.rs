@@ -10,5 +10,5 @@ mod writers;
 
 pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
-pub use status::Status;
+pub use status::{Credentials, Status};
 pub use writers::{TrustedWriters, Verifier, WriterProblem};

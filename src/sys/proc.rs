@@ -225,22 +225,3 @@ impl RegisterCache {
         Ok(n)
     }
 }
-
-/// Copies `N` bytes from address `address` of the process that thread `tid` belongs to.
-///
-/// # Errors
-/// `EFAULT`, `ESRCH`, `EPERM` (process_vm_readv(2)).
-pub fn read_memory<const N: usize>(tid: i32, address: u64) -> io::Result<[u8; N]> {
-    let mut bytes = [0u8; N];
-    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: N };
-    // SAFETY: `local` describes `bytes`; `remote` is only an address for the kernel to look up elsewhere.
-    let n = unsafe { libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0) };
-    if n < 0 {
-        Err(io::Error::last_os_error())
-    } else if n as usize == N {
-        Ok(bytes)
-    } else {
-        Err(io::Error::from_raw_os_error(libc::EFAULT))
-    }
-}
