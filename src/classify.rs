@@ -1,8 +1,9 @@
 //! What a blocked opener asks for, from the registers it entered the kernel with.
 //!
 //! Pure: bytes of `/proc/<tid>/syscall` in, meaning out. Registers cannot change while their thread is blocked,
-//! so what they say of open, openat, creat and `open_by_handle_at` is exact. openat2 passes a pointer, `io_uring`
-//! hides the flags; for those, and for whatever this table does not know, the lease probe decides.
+//! so what they say of open, openat, creat and `open_by_handle_at` is exact, as long as it is that call which opens
+//! the file: on the way back from it the same thread may write a core file or run `io_uring`'s work. openat2 passes a
+//! pointer, `io_uring` hides the flags; for those, and for whatever this table does not know, the lease probe decides.
 #![forbid(unsafe_code)]
 
 use crate::access::Access;
@@ -14,6 +15,9 @@ pub struct Call {
     pub number: i32,
     /// The first four arguments.
     pub args: [u64; 4],
+    /// Where the thread goes on in user space. 0: nowhere, it is the kernel's own or an `io_uring` worker, and the
+    /// other registers are a copy of those of the thread that made it.
+    pub pc: u64,
 }
 
 /// A line of `/proc/<tid>/syscall`.
@@ -43,11 +47,15 @@ pub fn parse_line(line: &[u8]) -> Line {
                 None => return Line::Garbled,
             },
             // "-1 SP PC" has no arguments.
-            None if number == -1 => break,
+            None if number == -1 => return Line::In(Call { number, pc: args[1], args }),
             None => return Line::Garbled,
         }
     }
-    Line::In(Call { number, args })
+    // Two more arguments and the stack pointer come before it.
+    match fields.nth(3).map(parse_hexadecimal) {
+        Some(Some(pc)) => Line::In(Call { number, args, pc }),
+        _ => Line::Garbled,
+    }
 }
 
 fn parse_decimal(digits: &[u8]) -> Option<i32> {
@@ -94,7 +102,8 @@ pub enum Asked {
     Flags(u64),
     /// The program or interpreter of an exec.
     Exec,
-    /// openat2: the flags are in the opener's memory at this address, which others may change.
+    /// openat2: the flags are in the opener's memory at this address, which others may change, and which its owner
+    /// can arrange to be such that reading it never ends (userfaultfd, FUSE).
     Indirect(u64),
     /// Registers do not tell.
     Untold,
@@ -114,12 +123,21 @@ mod i386 {
     pub const EXECVEAT: i32 = 358;
 }
 
+/// Calls of the x32 table that open files have the numbers of the 64-bit table, with this bit.
+#[cfg(target_arch = "x86_64")]
+const X32_BIT: i32 = 0x4000_0000;
+#[cfg(not(target_arch = "x86_64"))]
+const X32_BIT: i32 = 0;
+
 const CREAT_FLAGS: u64 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC) as u64;
 
 /// What `call` asks for.
 pub fn asked(call: &Call) -> Asked {
     let flags = |argument: usize| Asked::Flags(call.args[argument] & 0xffff_ffff);
-    match libc::c_long::from(call.number) {
+    if call.pc == 0 {
+        return Asked::Untold;
+    }
+    match libc::c_long::from(call.number & !X32_BIT) {
         libc::SYS_openat | libc::SYS_open_by_handle_at => flags(2),
         libc::SYS_execve | libc::SYS_execveat => Asked::Exec,
         libc::SYS_openat2 => Asked::Indirect(call.args[2]),
@@ -206,24 +224,26 @@ mod tests {
         assert_eq!(parse_line(b"running\n"), Line::Running);
         assert_eq!(
             parse_line(b"257 0xffffff9c 0x7ffd1 0x241 0x1b6 0x0 0x0 0x7ffd0 0x7f12\n"),
-            Line::In(Call { number: 257, args: [0xffff_ff9c, 0x7ffd1, 0x241, 0x1b6] })
+            Line::In(Call { number: 257, args: [0xffff_ff9c, 0x7ffd1, 0x241, 0x1b6], pc: 0x7f12 })
         );
         assert_eq!(
             parse_line(b"-1 0x7ffd0 0x7f12\n"),
-            Line::In(Call { number: -1, args: [0x7ffd0, 0x7f12, 0, 0] })
+            Line::In(Call { number: -1, args: [0x7ffd0, 0x7f12, 0, 0], pc: 0x7f12 })
         );
         assert_eq!(parse_line(b""), Line::Garbled);
         assert_eq!(parse_line(b"257 0x1\n"), Line::Garbled);
+        assert_eq!(parse_line(b"257 0x1 0x1 0x1 0x1 0x1 0x1 0x1\n"), Line::Garbled);
     }
 
     #[test]
     fn flags_of_each_call() {
-        let call = |number, args| asked(&Call { number, args });
+        let call = |number, args| asked(&Call { number, args, pc: 0x7f12 });
         assert_eq!(call(257, [0, 0, 0x8241, 0]), Asked::Flags(0x8241));
         assert_eq!(call(2, [0, 1, 0, 0]), Asked::Flags(1));
         assert_eq!(call(85, [0; 4]), Asked::Flags(CREAT_FLAGS));
         assert_eq!(call(304, [0, 0, 2, 0]), Asked::Flags(2));
         assert_eq!(call(437, [0, 0, 0x1000, 24]), Asked::Indirect(0x1000));
+        assert_eq!(asked(&Call { number: 257, args: [0; 4], pc: 0 }), Asked::Untold);
         assert_eq!(call(59, [0; 4]), Asked::Exec);
         assert_eq!(call(5, [0, 0x201, 0, 0]), Asked::Flags(0x201));
         assert_eq!(call(426, [0; 4]), Asked::Untold);

@@ -4,6 +4,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::access::Access;
 use crate::classify::{self, Asked, Call, Line};
+use crate::subject::Credentials;
+use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 
@@ -15,6 +17,13 @@ const LOOKS_YIELDING: u32 = 200;
 /// wait tens of milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it.
 const LOOKS_SLEEPING: u32 = 1000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
+
+/// Looks at a kernel stack that does not show an opening call; some 10 µs each.
+const LOOKS_AT_STACK: u32 = 50;
+/// A kernel stack as text; those of openers have some fifteen frames of 40 bytes.
+const STACK_BYTES: usize = 4096;
+/// `/proc/<pid>/status` up to the capabilities, with hundreds of groups.
+const STATUS_BYTES: usize = 4096;
 
 /// What is known of an open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +44,11 @@ impl Look {
     /// A read or an exec that cannot have made its file.
     pub const fn only_reads(&self) -> bool {
         matches!(self.access, Access::Read | Access::Exec) && !self.may_create
+    }
+
+    /// Registers do not tell.
+    const fn untold(access: Access, syscall: i32) -> Self {
+        Self { access, may_create: true, must_create: false, flags: None, syscall }
     }
 
     const fn of_exec(syscall: i32) -> Self {
@@ -61,36 +75,48 @@ pub struct Looker {
 impl Looker {
     /// What the opener `tid` of the file behind `fd` asks for.
     ///
-    /// Registers first: they are exact for the calls that open nearly every file, and cheaper than a lease.
+    /// Registers first: they tell reads from writes even while somebody else has the file open for writing.
     pub fn look(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Look {
-        let Some(call) = self.call_of(proc, tid) else { return by_lease(fd, -1) };
-        match classify::asked(&call) {
-            Asked::Flags(flags) => Look::of_flags(flags, call.number),
-            Asked::Exec => Look::of_exec(call.number),
-            Asked::Indirect(address) => by_memory(tid, address, fd, call.number),
-            Asked::Untold => by_lease(fd, call.number),
-        }
+        self.look_with(proc, tid, fd, |address| proc::read_resident_word(proc, tid, address).ok())
     }
 
-    /// As [`Looker::look`], without reading the opener's memory: it may lie on a page that never answers, and the
-    /// supervisor must not hang. openat2 is left to the lease.
+    /// As [`Looker::look`], without reading the opener's memory: even a page that was there a moment ago may be one
+    /// that never answers, and the supervisor must not hang. openat2 is left to the lease.
     pub fn look_from_outside(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Look {
-        let Some(call) = self.call_of(proc, tid) else { return by_lease(fd, -1) };
-        match classify::asked(&call) {
+        self.look_with(proc, tid, fd, |_| None)
+    }
+
+    fn look_with(
+        &mut self,
+        proc: &Proc,
+        tid: i32,
+        fd: BorrowedFd<'_>,
+        read_flags: impl FnOnce(u64) -> Option<u64>,
+    ) -> Look {
+        let Some(call) = self.call_of(proc, tid) else { return unseen(proc, tid, fd, -1) };
+        let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
-            Asked::Indirect(_) | Asked::Untold => by_lease(fd, call.number),
-        }
+            Asked::Indirect(address) => {
+                return match read_flags(address) {
+                    Some(flags) => by_memory(flags, fd, call.number),
+                    None => unseen(proc, tid, fd, call.number),
+                };
+            }
+            Asked::Untold => return by_lease(fd, call.number),
+        };
+        if is_borne_out(&told, proc, tid, fd) { told } else { Look::untold(Access::Unknown, call.number) }
     }
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
         let call = self.call_of(proc, tid)?;
-        match classify::asked(&call) {
-            Asked::Flags(flags) => Some(Look::of_flags(flags, call.number)),
-            Asked::Exec => Some(Look::of_exec(call.number)),
-            Asked::Indirect(_) | Asked::Untold => None,
-        }
+        let told = match classify::asked(&call) {
+            Asked::Flags(flags) => Look::of_flags(flags, call.number),
+            Asked::Exec => Look::of_exec(call.number),
+            Asked::Indirect(_) | Asked::Untold => return None,
+        };
+        is_within_its_call(proc, tid).then_some(told)
     }
 
     /// The call that `tid` is blocked in, once it sleeps.
@@ -110,24 +136,76 @@ impl Looker {
     }
 }
 
-/// Registers do not tell: whoever does not count as a writer reads. It may still have made the file.
+/// Registers do not tell: whoever does not count as a writer reads. It may have made the file.
+///
+/// `O_RDONLY|O_TRUNC` is no writer either. Of the calls that come here only `io_uring`'s workers can ask for it; reads
+/// through them must pass, and so does this (docs/threat-model.md).
 fn by_lease(fd: BorrowedFd<'_>, syscall: i32) -> Look {
     let access = match lease::probe(fd) {
         Probe::NoWriter => Access::Read,
         Probe::Writer | Probe::Unsupported => Access::Unknown,
     };
-    Look { access, may_create: true, must_create: false, flags: None, syscall }
+    Look::untold(access, syscall)
 }
 
-/// openat2: `struct open_how` starts with the flags. Another thread may have changed it since, so it is
-/// believed only where the lease agrees, and of two answers the stricter counts.
-fn by_memory(tid: i32, address: u64, fd: BorrowedFd<'_>, syscall: i32) -> Look {
-    let Ok(bytes) = proc::read_memory::<8>(tid, address) else { return by_lease(fd, syscall) };
-    let told = Look::of_flags(u64::from_ne_bytes(bytes), syscall);
+/// openat2: the flags as they stand in the opener's memory now. Another thread may have changed them since, so they
+/// are believed only where the lease agrees, and of two answers the stricter counts.
+fn by_memory(flags: u64, fd: BorrowedFd<'_>, syscall: i32) -> Look {
+    let told = Look::of_flags(flags, syscall);
     let mut look = by_lease(fd, syscall);
     look.flags = told.flags;
     if told.access != Access::Read {
         look.access = told.access;
     }
     look
+}
+
+/// The flags could be seen, and are kept from us: an opener that does not come to rest, or one whose memory is away.
+/// Not being a writer is then no proof of a read, unless the opener could not empty the file if it wanted to.
+fn unseen(proc: &Proc, tid: i32, fd: BorrowedFd<'_>, syscall: i32) -> Look {
+    let mut look = by_lease(fd, syscall);
+    if !cannot_write(proc, tid, fd) {
+        look.access = Access::Unknown;
+    }
+    look
+}
+
+/// Whether it is certainly the call in the registers that opens the file behind `fd`, where that matters.
+///
+/// The same registers still show while a thread on its way out of a call writes a core file or runs `io_uring`'s
+/// work; both would count as writers, or read (such work neither creates nor truncates: `io_uring` leaves that to its
+/// workers). So a read is borne out by the lease, and everything else that is less than a write by the kernel stack.
+fn is_borne_out(told: &Look, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+    match told.access {
+        Access::Write | Access::Truncate | Access::Unknown if !told.must_create => true,
+        Access::Read | Access::Exec if !told.must_create && lease::probe(fd) == Probe::NoWriter => true,
+        _ => is_within_its_call(proc, tid),
+    }
+}
+
+/// Whether the thread is inside a call that opens or executes, by its kernel stack (`/proc/<tid>/stack`).
+///
+/// Each answer to anybody wakes all who wait for one, and the stack of a thread that is awake may not show: so
+/// only several looks say no.
+fn is_within_its_call(proc: &Proc, tid: i32) -> bool {
+    const CALLS: [&[u8]; 3] = [b"sys_open", b"sys_creat", b"sys_exec"];
+    let shows_call =
+        |frame: &[u8]| CALLS.iter().any(|call| frame.windows(call.len()).any(|part| part == *call));
+    let Ok(task) = proc.task(tid) else { return false };
+    let mut stack = [0u8; STACK_BYTES];
+    (0..LOOKS_AT_STACK).any(|look| {
+        if look > 0 {
+            std::thread::yield_now();
+        }
+        task.read_small(c"stack", &mut stack)
+            .is_ok_and(|n| stack[..n].split(|&byte| byte == b'\n').any(shows_call))
+    })
+}
+
+/// Whether mode and owner of the file keep the opener from writing, and so from opening with `O_TRUNC`.
+fn cannot_write(proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+    let mut text = [0u8; STATUS_BYTES];
+    let Ok(n) = proc.task(tid).and_then(|task| task.read_small(c"status", &mut text)) else { return false };
+    let Ok(stat) = file::stat_fd(fd) else { return false };
+    Credentials::parse(&text[..n]).is_some_and(|opener| opener.cannot_write(stat.mode, stat.uid))
 }

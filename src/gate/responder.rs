@@ -23,6 +23,10 @@ use crate::sys::shared::{Creation, Delivery, SharedPage, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
+/// Governed names of one file that are looked at. More are a pathology, and every name beyond has the same file
+/// behind it as these.
+const NAMES_MAX: usize = 16;
+
 /// What all responders of a worker share.
 pub struct Shared {
     /// The page that the supervisor sees too.
@@ -141,7 +145,10 @@ impl Responder {
             let table = &self.shared.table;
             found = self.resolver.resolve_creation(&self.in_force.1, table, pending.fd(), &stat, made);
         }
-        let verdict = self.decide(found, access, pending.tid());
+        let mut verdict = self.decide(found, access, pending.tid());
+        if stat.links > 1 && verdict.outcome != Outcome::Deny {
+            verdict = self.strictest_of_names(&stat, access, pending.tid(), verdict);
+        }
         if verdict.outcome == Outcome::Allow {
             if created && verdict.reason == Reason::TrustedWriter {
                 self.note_successor(&pending, &stat);
@@ -165,8 +172,7 @@ impl Responder {
 
     /// Whether this open has made the file. Only an empty file can be that new.
     fn has_created(&self, look: &Look, stat: &Stat, pending: &Pending<'_>) -> bool {
-        let exact = look.must_create && look.flags.is_some() && !is_indirect(look);
-        stat.size == 0 && (exact || self.proof_of_creation(pending).is_some())
+        stat.size == 0 && (look.must_create || self.proof_of_creation(pending).is_some())
     }
 
     fn proof_of_creation(&self, pending: &Pending<'_>) -> Option<&'static Creation> {
@@ -191,6 +197,35 @@ impl Responder {
             verdict.reason = Reason::UnresolvedAlias;
         }
         verdict
+    }
+
+    /// A file with several names is opened by all of them at once: the strictest verdict counts.
+    fn strictest_of_names(&mut self, stat: &Stat, access: Access, tid: i32, by_this: Verdict) -> Verdict {
+        let mut rules = [None; NAMES_MAX];
+        let mut count = 0;
+        let trie = &self.in_force.1.snapshot.trie;
+        self.shared.table.names_of_file(stat.id, |name| {
+            if let (Some(place), Some(rule)) = (rules.get_mut(count), trie.lookup(name)) {
+                *place = Some(rule);
+                count += 1;
+            }
+        });
+        let mut strictest = by_this;
+        for (index, rule) in rules[..count].iter().flatten().enumerate() {
+            let verdict = self.decide(Found::Protected(*rule), access, tid);
+            if verdict.outcome > strictest.outcome {
+                strictest = verdict;
+                let path = &mut self.resolver.path;
+                let mut at = 0;
+                self.shared.table.names_of_file(stat.id, |name| {
+                    if at == index {
+                        let _ = path.set(name);
+                    }
+                    at += usize::from(trie_governs(&self.in_force.1, name));
+                });
+            }
+        }
+        strictest
     }
 
     /// A trusted writer has made this file. When it is to take another trusted executable's place, and its maker may
@@ -257,7 +292,6 @@ impl Responder {
     }
 }
 
-/// openat2's flags come from memory that others may have changed: no proof of anything.
-fn is_indirect(look: &Look) -> bool {
-    i64::from(look.syscall) == libc::SYS_openat2
+fn trie_governs(in_force: &InForce, name: &[u8]) -> bool {
+    in_force.snapshot.trie.lookup(name).is_some()
 }

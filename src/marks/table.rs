@@ -13,6 +13,8 @@ use crate::sys::path::FixedPath;
 struct Marked {
     /// Its canonical path, as the policies name it.
     path: Box<[u8]>,
+    /// A file's other names that policies govern: each of them counts.
+    more: Vec<Box<[u8]>>,
     /// The walk that saw it last.
     walk: u64,
 }
@@ -61,6 +63,15 @@ impl MarkTable {
         self.inner.read().files.get(&id).is_some_and(|marked| path.set(&marked.path))
     }
 
+    /// Shows every governed name of the marked file `id` to `look`, which must not wait for anything.
+    pub fn names_of_file(&self, id: Identity, mut look: impl FnMut(&[u8])) {
+        let inner = self.inner.read();
+        if let Some(marked) = inner.files.get(&id) {
+            look(&marked.path);
+            marked.more.iter().for_each(|name| look(name));
+        }
+    }
+
     /// Notes a mark; true when it was not there before under this path.
     pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64) -> bool {
         let mut inner = self.inner.write();
@@ -69,18 +80,27 @@ impl MarkTable {
             MarkKind::File => &mut inner.files,
         };
         match map.get_mut(&id) {
-            // The first path stays: two paths of one object are an alias, and one of them is enough.
-            Some(marked) if marked.walk == walk => false,
+            // A directory's first path stays: two of them are an alias, and one is enough.
+            Some(marked) if marked.walk == walk => {
+                let is_new_name = kind == MarkKind::File
+                    && *marked.path != *path
+                    && !marked.more.iter().any(|name| **name == *path);
+                if is_new_name {
+                    marked.more.push(path.into());
+                }
+                is_new_name
+            }
             Some(marked) => {
                 let moved = *marked.path != *path;
                 if moved {
                     marked.path = path.into();
                 }
                 marked.walk = walk;
+                marked.more.clear();
                 moved
             }
             None => {
-                map.insert(id, Marked { path: path.into(), walk });
+                map.insert(id, Marked { path: path.into(), more: Vec::new(), walk });
                 true
             }
         }

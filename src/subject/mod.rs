@@ -12,5 +12,5 @@ mod writers;
 
 pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
-pub use status::Status;
+pub use status::{Credentials, Status};
 pub use writers::{Remembered, TrustedWriters, Verifier, WriterProblem};

@@ -58,6 +58,33 @@ impl<'a> Status<'a> {
     }
 }
 
+/// What decides whether a thread may write to files of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// User id for file access.
+    pub fsuid: i64,
+    /// Effective capabilities.
+    pub capabilities: u64,
+}
+
+impl Credentials {
+    /// `None` where something is missing.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let mut lines = text.split(|&byte| byte == b'\n');
+        let uids = lines.find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+        let fsuid = number(uids.split(|&byte| byte == b'\t').nth(3)?);
+        let effective = lines.find_map(|line| line.strip_prefix(b"CapEff:\t"))?;
+        let capabilities = u64::from_str_radix(std::str::from_utf8(effective).ok()?, 16).ok()?;
+        (fsuid >= 0).then_some(Self { fsuid, capabilities })
+    }
+
+    /// Whether mode and owner keep a thread with these from writing. An access list shows in the group's bits.
+    pub const fn cannot_write(&self, mode: u32, owner: u32) -> bool {
+        const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+        mode & 0o022 == 0 && self.fsuid != owner as i64 && self.capabilities & CAP_DAC_OVERRIDE == 0
+    }
+}
+
 /// Leading digits; -1 without any.
 pub fn number(text: &[u8]) -> i64 {
     let mut value = -1i64;
@@ -87,6 +114,21 @@ mod tests {
         let mut name = [0; 15];
         let n = status.unescaped_name(&mut name);
         assert_eq!(&name[..n], b"a\nb\\c");
+    }
+
+    #[test]
+    fn who_cannot_write() {
+        let text = b"Uid:\t1\t2\t3\t1000\nGid:\t0\nCapEff:\t0000000000000001\nCapBnd:\t0\n";
+        let user = Credentials::parse(text).unwrap();
+        assert_eq!(user, Credentials { fsuid: 1000, capabilities: 1 });
+        assert!(user.cannot_write(0o100_644, 0));
+        assert!(!user.cannot_write(0o100_664, 0) && !user.cannot_write(0o100_600, 1000));
+        assert!(!Credentials { fsuid: 1000, capabilities: 2 }.cannot_write(0o100_644, 0));
+        assert_eq!(
+            Credentials::parse(b"Uid:\t1\t2\t3\t1000\nCapEff:\t00"),
+            Some(Credentials { fsuid: 1000, capabilities: 0 })
+        );
+        assert_eq!(Credentials::parse(b"Uid:\t1\t2\nCapEff:\t00\n"), None);
     }
 
     proptest! {

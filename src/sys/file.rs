@@ -21,6 +21,8 @@ pub struct Stat {
     pub id: Identity,
     /// `st_mode`: type and permissions.
     pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
     /// Names of the object.
     pub links: u32,
     /// Bytes.
@@ -53,6 +55,7 @@ fn statx(dir: i32, path: &CStr, flags: i32) -> io::Result<Stat> {
     Ok(Stat {
         id: Identity { dev: libc::makedev(buffer.stx_dev_major, buffer.stx_dev_minor), ino: buffer.stx_ino },
         mode: u32::from(buffer.stx_mode),
+        uid: buffer.stx_uid,
         links: buffer.stx_nlink,
         size: buffer.stx_size,
         changed_ns: nanoseconds(buffer.stx_ctime),
