@@ -92,18 +92,10 @@ fn hammered(lab: &Lab, work: impl FnOnce()) -> Seen {
         each(O_RDONLY, "data");
         each(O_RDONLY, "other");
         // Also when it panics.
-        let _end = Finally(&over);
+        let _end = support::Finally(&over);
         work();
     });
     seen
-}
-
-struct Finally<'a>(&'a AtomicBool);
-
-impl Drop for Finally<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn tree(lab: &Lab) -> support::Contents {
