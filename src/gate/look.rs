@@ -13,9 +13,11 @@ use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 const LOOKS_AT_ONCE: u32 = 30;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// Looks with a sleep in between. Together some 150 ms, then the cautious answer: an opener of a busy machine may
-/// wait tens of milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it.
-const LOOKS_SLEEPING: u32 = 1000;
+/// Looks with a sleep in between, some 20 ms: enough but for a host with many more runnable threads than CPUs.
+const LOOKS_SLEEPING: u32 = 130;
+/// More of them, some 450 ms, for an opener that could change the file: to refuse a read because its reader gets no
+/// CPU is worse than to wait, and to let it pass unseen would let it empty the file. Below the watchdog's patience.
+const LOOKS_PATIENT: u32 = 3000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
@@ -93,7 +95,11 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let Some(call) = self.call_of(proc, tid) else { return unseen(proc, tid, fd, -1) };
+        let call = self.call_of(proc, tid, LOOKS_SLEEPING).or_else(|| {
+            // Whoever cannot write cannot empty the file either: no need to wait for it.
+            if cannot_write(proc, tid, fd) { None } else { self.call_of(proc, tid, LOOKS_PATIENT) }
+        });
+        let Some(call) = call else { return unseen(proc, tid, fd, -1) };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -110,7 +116,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let call = self.call_of(proc, tid)?;
+        let call = self.call_of(proc, tid, LOOKS_SLEEPING)?;
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -119,10 +125,10 @@ impl Looker {
         is_within_its_call(proc, tid).then_some(told)
     }
 
-    /// The call that `tid` is blocked in, once it sleeps.
-    fn call_of(&mut self, proc: &Proc, tid: i32) -> Option<Call> {
+    /// The call that `tid` is blocked in, once it sleeps; `None` when it does not, or is gone.
+    fn call_of(&mut self, proc: &Proc, tid: i32, sleeps: u32) -> Option<Call> {
         let mut line = [0; SYSCALL_LINE_BYTES];
-        for attempt in 0..LOOKS_AT_ONCE + LOOKS_YIELDING + LOOKS_SLEEPING {
+        for attempt in 0..LOOKS_AT_ONCE + LOOKS_YIELDING + sleeps {
             let n = self.registers.read(proc, tid, &mut line).ok()?;
             match classify::parse_line(&line[..n]) {
                 Line::In(call) => return Some(call),
