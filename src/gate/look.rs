@@ -68,6 +68,17 @@ impl Look {
     }
 }
 
+/// What a look at a thread's registers found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It is blocked in this call.
+    Call(Call),
+    /// It has not come to rest.
+    Restless,
+    /// They cannot be read, or the thread is gone.
+    Hidden,
+}
+
 /// Looks through /proc, keeping descriptors of the threads it has seen.
 #[derive(Debug, Default)]
 pub struct Looker {
@@ -95,11 +106,16 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let call = self.call_of(proc, tid, LOOKS_SLEEPING).or_else(|| {
-            // Whoever cannot write cannot empty the file either: no need to wait for it.
-            if cannot_write(proc, tid, fd) { None } else { self.call_of(proc, tid, LOOKS_PATIENT) }
-        });
-        let Some(call) = call else { return unseen(proc, tid, fd, -1) };
+        let mut sight = self.call_of(proc, tid, LOOKS_SLEEPING);
+        // Whoever cannot write cannot empty the file either: no need to wait for it.
+        if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
+            sight = self.call_of(proc, tid, LOOKS_PATIENT);
+        }
+        let call = match sight {
+            Sight::Call(call) => call,
+            Sight::Restless => return unseen(proc, tid, fd, -1),
+            Sight::Hidden => return by_lease(fd, -1),
+        };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -116,7 +132,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let call = self.call_of(proc, tid, LOOKS_SLEEPING)?;
+        let Sight::Call(call) = self.call_of(proc, tid, LOOKS_SLEEPING) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -125,20 +141,20 @@ impl Looker {
         is_within_its_call(proc, tid).then_some(told)
     }
 
-    /// The call that `tid` is blocked in, once it sleeps; `None` when it does not, or is gone.
-    fn call_of(&mut self, proc: &Proc, tid: i32, sleeps: u32) -> Option<Call> {
+    /// The call that `tid` is blocked in, once it sleeps.
+    fn call_of(&mut self, proc: &Proc, tid: i32, sleeps: u32) -> Sight {
         let mut line = [0; SYSCALL_LINE_BYTES];
         for attempt in 0..LOOKS_AT_ONCE + LOOKS_YIELDING + sleeps {
-            let n = self.registers.read(proc, tid, &mut line).ok()?;
+            let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
             match classify::parse_line(&line[..n]) {
-                Line::In(call) => return Some(call),
-                Line::Garbled => return None,
+                Line::In(call) => return Sight::Call(call),
+                Line::Garbled => return Sight::Hidden,
                 Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
                 Line::Running if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING => std::thread::yield_now(),
                 Line::Running => std::thread::sleep(SLEEP_BETWEEN),
             }
         }
-        None
+        Sight::Restless
     }
 }
 
