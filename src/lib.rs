@@ -16,6 +16,7 @@ pub mod marks;
 pub mod options;
 pub mod policy;
 pub mod preflight;
+mod scratch;
 pub mod subject;
 pub mod supervisor;
 pub mod sys;

@@ -37,8 +37,8 @@ impl Mode {
 /// The options of `writegate run`.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// `--policy`: files and directories, in order; [`POLICY_DIR`] when neither this nor `protect` was given and
-    /// it holds policies. Empty, and `protect` too: the built-in set.
+    /// `--policy`: files and directories, in order. Empty, and `protect` too: those of [`POLICY_DIR`] if there are
+    /// any, else the built-in set.
     pub policy: Vec<PathBuf>,
     /// `--protect`: absolute paths.
     pub protect: Vec<PathBuf>,

@@ -5,10 +5,10 @@ mod cli_support;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cli_support::Dir;
+use cli_support::{Dir, Done, TestCommand};
 
 const GOOD: &str = "[[policy]]\nname = 'logs'\npaths = ['/var/log/']\nmodification = 'append'\n";
 const BAD: &str = "[[policy]]\nname = 'x'\npaths = ['/etc/']\nmodificaton = 'never'\n";
@@ -270,4 +270,111 @@ fn a_full_disk_is_an_error() {
     let output = command.stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: failed to write to stdout"));
+}
+
+/// The binary as a user who may nothing; `None`, loudly, where that cannot be done.
+fn unprivileged(dir: &Dir, arguments: &[&str]) -> Option<Done> {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        return Some(dir.command(arguments).run());
+    }
+    // Where the binary lies may be closed to others.
+    let binary = dir.path().join("writegate");
+    std::fs::copy(env!("CARGO_BIN_EXE_writegate"), &binary).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary).args(arguments);
+    command.current_dir(dir.path()).stdin(Stdio::null());
+    match command.output() {
+        Err(error) => {
+            eprintln!("SKIPPED what a user who may nothing sees: setpriv: {error}");
+            None
+        }
+        Ok(_) => Some(TestCommand(command).run()),
+    }
+}
+
+#[test]
+fn without_permission_the_exit_code_is_3_and_says_what_is_missing() {
+    let dir = Dir::new();
+    let run = ["run", "--protect", "/nonexistent/", "--control", "c.sock", "--audit-log", "a.jsonl"];
+    for arguments in [&run[..], &["doctor"], &["demo"]] {
+        let Some(done) = unprivileged(&dir, arguments) else { return };
+        assert_eq!(done.code, 3, "{arguments:?}: {}", done.stderr);
+        assert!(done.stderr.contains("error: ") && done.stderr.contains("CAP_SYS_ADMIN"), "{}", done.stderr);
+        assert!(done.stderr.contains("\nhelp: "), "{}", done.stderr);
+    }
+    let done = unprivileged(&dir, &["doctor", "--json"]).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((done.code, &answer["features"]["cap_sys_admin"]), (3, &serde_json::json!(false)));
+    assert!(answer["coverage"].as_array().unwrap().iter().all(|row| row["class"] == "none"), "{answer}");
+}
+
+#[test]
+fn doctor_says_what_becomes_of_each_change() {
+    let done = Dir::new().command(&["doctor", "--json"]).run();
+    let answer: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert!(answer["kernel"].as_str().unwrap().starts_with("Linux "));
+    assert!(answer["features"].as_object().unwrap().values().all(serde_json::Value::is_boolean));
+    let coverage = answer["coverage"].as_array().unwrap();
+    assert!(coverage.len() >= 25);
+    for row in coverage {
+        let class = row["class"].as_str().unwrap();
+        assert!(["prevented", "healed", "detected", "none"].contains(&class), "{row}");
+        assert!(row["mutation"].is_string() && row["why"].is_string(), "{row}");
+    }
+}
+
+/// `true`, loudly, where no gate can run.
+fn no_gate_can_run() -> bool {
+    let cannot = Dir::new().command(&["doctor"]).run().code == 3;
+    if cannot {
+        eprintln!("SKIPPED: no gate can run here; see `writegate doctor`");
+    }
+    cannot
+}
+
+#[test]
+fn demo_prevents_what_it_says_and_leaves_nothing_behind() {
+    if no_gate_can_run() {
+        return;
+    }
+    let dir = Dir::new();
+    let mut command = dir.command(&["demo", "--json"]);
+    command.0.env("TMPDIR", dir.path());
+    let answer = command.json(0);
+    assert_eq!(answer["ok"], true, "{answer:#}");
+    let attacks = answer["attacks"].as_array().unwrap();
+    let prevented = attacks.iter().filter(|attack| attack["class"] == "prevented");
+    assert!(prevented.count() >= 15, "{answer:#}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn demo_that_is_interrupted_ends_its_gate_and_cleans_up() {
+    if no_gate_can_run() {
+        return;
+    }
+    let dir = Dir::new();
+    let mut command = dir.command(&["demo"]).0;
+    let mut child =
+        command.env("TMPDIR", dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Its gate is up when there is a socket.
+    let until = Instant::now() + Duration::from_secs(10);
+    let socket = || {
+        let scratch = std::fs::read_dir(dir.path()).unwrap().flatten();
+        scratch.map(|entry| entry.path().join("socket")).find(|socket| socket.exists())
+    };
+    let socket = loop {
+        match socket() {
+            Some(socket) => break socket,
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            None => panic!("no gate"),
+        }
+    };
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(std::os::unix::net::UnixStream::connect(socket).is_err());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

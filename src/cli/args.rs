@@ -44,8 +44,9 @@ pub enum Command {
 /// Run the gate, in the foreground
 ///
 /// Without --policy and --protect the policies of /etc/writegate/policies.d are in force, and where there are none
-/// the built-in set: /usr/bin/, /usr/sbin/ and /usr/lib/ change only through the package manager. SIGHUP reloads,
-/// SIGTERM and SIGINT end the gate. When $NOTIFY_SOCKET is set, READY=1 is sent to it once the gate is up.
+/// the built-in set: programs, libraries, boot files and account files change only through the package manager and
+/// the tools made for them. SIGHUP reloads, SIGTERM and SIGINT end the gate, and a service manager is told when it
+/// is up (`sd_notify`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

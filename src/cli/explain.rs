@@ -12,7 +12,7 @@ use crate::policy::filesystem::Filesystem;
 use crate::policy::snapshot::Snapshot;
 
 pub(super) fn explain(args: ExplainArgs) -> Result<Report, Failure> {
-    let (policy, protect) = chosen(args.chosen)?;
+    let (policy, protect) = chosen(&args.chosen)?;
     let labels = args.labels.labels.into_iter().collect();
     let built = choice::build(&policy, &protect, &labels, 1);
     let Some(snapshot) = built.snapshot else {
@@ -27,8 +27,8 @@ pub(super) fn explain(args: ExplainArgs) -> Result<Report, Failure> {
     let Some(change) = change_from_word(&args.access) else {
         return Err(Failure::new(Exit::Usage, "no such access", "see `writegate explain --help`"));
     };
-    let path = absolute(args.path)?;
-    let exe = args.exe.map(absolute).transpose()?;
+    let path = absolute(&args.path)?;
+    let exe = args.exe.as_deref().map(absolute).transpose()?;
     let answer = policy_explain::explain(&snapshot, &Filesystem, &path, change, exe.as_deref());
     if args.json.json {
         return Report::json(&answer, Exit::Done);

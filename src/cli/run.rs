@@ -1,6 +1,6 @@
 //! `run`: from arguments to the options of the gate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -8,7 +8,6 @@ use tracing_subscriber::EnvFilter;
 use super::args::{ChosenArgs, RunArgs};
 use super::report::{Exit, Failure};
 use crate::options::RunOptions;
-use crate::policy::choice;
 use crate::supervisor;
 
 pub(super) fn run(args: RunArgs) -> ExitCode {
@@ -27,31 +26,29 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
 }
 
 fn options(args: RunArgs) -> Result<RunOptions, Failure> {
-    let (policy, protect) = chosen(args.chosen)?;
+    let (policy, protect) = chosen(&args.chosen)?;
     Ok(RunOptions {
         policy,
         protect,
         mode: args.mode.into(),
-        state_dir: absolute(args.state_dir)?,
-        control: absolute(args.control.control)?,
-        audit_log: absolute(args.audit_log.audit_log)?,
+        state_dir: absolute(&args.state_dir)?,
+        control: absolute(&args.control.control)?,
+        audit_log: absolute(&args.audit_log.audit_log)?,
         audit_format: args.audit_format.into(),
         labels: args.labels.labels.into_iter().collect(),
         threads: args.threads.map(usize::from),
     })
 }
 
-/// `--policy`, or what stands in for it, and `--protect`; absolute, because the gate may change its directory.
-pub(super) fn chosen(args: ChosenArgs) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
-    let policy = choice::policy_arguments(args.policy, &args.protect);
-    let policy = policy.into_iter().map(absolute).collect::<Result<_, _>>()?;
-    let protect = args.protect.into_iter().map(absolute).collect::<Result<_, _>>()?;
-    Ok((policy, protect))
+/// `--policy` and `--protect`; absolute, because the gate may change its directory.
+pub(super) fn chosen(args: &ChosenArgs) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
+    let all = |paths: &[PathBuf]| paths.iter().map(|path| absolute(path)).collect::<Result<_, _>>();
+    Ok((all(&args.policy)?, all(&args.protect)?))
 }
 
 /// From the working directory; a trailing slash stays.
-pub(super) fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path).map_err(|error| {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
         Failure::new(
             Exit::Usage,
             format!("cannot make {:?} absolute: {error}", path.display()),
@@ -67,8 +64,8 @@ mod tests {
     #[test]
     fn a_relative_path_keeps_its_trailing_slash() {
         let here = std::env::current_dir().unwrap();
-        assert_eq!(absolute("x/".into()).unwrap().as_os_str(), here.join("x/").as_os_str());
-        assert_eq!(absolute("./x".into()).unwrap().as_os_str(), here.join("x").as_os_str());
-        assert_eq!(absolute("/a/b/".into()).unwrap().as_os_str(), "/a/b/");
+        assert_eq!(absolute(Path::new("x/")).unwrap().as_os_str(), here.join("x/").as_os_str());
+        assert_eq!(absolute(Path::new("./x")).unwrap().as_os_str(), here.join("x").as_os_str());
+        assert_eq!(absolute(Path::new("/a/b/")).unwrap().as_os_str(), "/a/b/");
     }
 }

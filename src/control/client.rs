@@ -12,8 +12,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use super::protocol::{Command, REPLY_BYTES_MAX, Request};
 
-/// A gate answers in a millisecond; one that marks a large tree on reload takes longer.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// A gate says how it is in a millisecond.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// It answers a reload when all new marks are in place, some 20,000 directories a second.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between attempts to connect to a socket with a full backlog.
 const RETRY_EVERY: Duration = Duration::from_millis(10);
 /// Read at once.
@@ -35,7 +37,7 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// It takes too long.
-    #[error("the gate on {socket} did not answer within {} s", TIMEOUT.as_secs())]
+    #[error("the gate on {socket} did not answer in time")]
     NoAnswer {
         /// Where.
         socket: PathBuf,
@@ -52,7 +54,11 @@ pub enum ClientError {
 
 /// Sends `command` to the gate that listens on `socket` and returns the document it answers with.
 pub fn ask(socket: &Path, command: Command) -> Result<Vec<u8>, ClientError> {
-    exchange(socket, command, Instant::now() + TIMEOUT).map_err(|error| named(socket, error))
+    let timeout = match command {
+        Command::Status => STATUS_TIMEOUT,
+        Command::Reload => RELOAD_TIMEOUT,
+    };
+    exchange(socket, command, Instant::now() + timeout).map_err(|error| named(socket, error))
 }
 
 fn named(socket: &Path, source: io::Error) -> ClientError {

@@ -1,9 +1,104 @@
 //! `doctor`: what this kernel, filesystem and container allow.
 #![forbid(unsafe_code)]
 
-use crate::cli::report::{Exit, Failure, Report};
+pub mod coverage;
+pub mod features;
 
-/// Probes this host.
-pub fn doctor(_json: bool) -> Result<Report, Failure> {
-    Err(Failure::new(Exit::Unavailable, "not yet", "wait"))
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::cli::report::{Exit, Failure, Report, shown};
+use crate::policy::explain::Enforcement;
+use crate::preflight::preflight;
+use coverage::Row;
+use features::Features;
+
+/// The answer; its keys are a public contract.
+#[derive(Debug, Serialize)]
+struct Answer {
+    kernel: String,
+    features: BTreeMap<&'static str, bool>,
+    coverage: Vec<Row>,
+    /// Of the features that are missing.
+    missing: BTreeMap<&'static str, String>,
+    security_modules: Vec<String>,
+    open_files: Limits,
+}
+
+#[derive(Debug, Serialize)]
+struct Limits {
+    soft: u64,
+    hard: u64,
+}
+
+/// Probes this host. Where no gate can run it says what can be told, and what is missing.
+pub fn doctor(json: bool) -> Result<Report, Failure> {
+    let preflight = preflight();
+    let features = Features::probe();
+    let exit = if preflight.is_ok() { Exit::Done } else { Exit::Unavailable };
+    let report =
+        if json { Report::json(&answer(&features), exit)? } else { Report::text(text(&features), exit) };
+    Ok(Report { failure: preflight.err().map(Failure::from), ..report })
+}
+
+fn kernel() -> String {
+    let Ok(name) = nix::sys::utsname::uname() else { return "unknown".to_owned() };
+    let word = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    format!("{} {} {}", word(name.sysname()), word(name.release()), word(name.machine()))
+}
+
+fn answer(features: &Features) -> Answer {
+    let (soft, hard) = features.open_files;
+    Answer {
+        kernel: kernel(),
+        features: features.iter().map(|feature| (feature.name, feature.found.is_ok())).collect(),
+        coverage: coverage::coverage(features),
+        missing: features
+            .iter()
+            .filter_map(|feature| feature.found.clone().err().map(|why| (feature.name, why)))
+            .collect(),
+        security_modules: features.security_modules.clone(),
+        open_files: Limits { soft, hard },
+    }
+}
+
+/// The word for people.
+pub const fn class_word(class: Enforcement) -> &'static str {
+    match class {
+        Enforcement::Prevented => "prevented",
+        Enforcement::Healed => "healed",
+        Enforcement::Detected => "detected",
+        Enforcement::None => "not covered",
+    }
+}
+
+fn text(features: &Features) -> String {
+    let mut text = String::new();
+    let (soft, hard) = features.open_files;
+    let modules = match features.security_modules.as_slice() {
+        [] => "cannot be told".to_owned(),
+        modules => modules.join(", "),
+    };
+    let _ = writeln!(text, "kernel            {}", shown(&kernel()));
+    let _ = writeln!(text, "security modules  {}", shown(&modules));
+    let _ = writeln!(text, "open files        {soft}, up to {hard}: so many opens can wait at once");
+    text.push_str("\nThis host\n");
+    for feature in features.iter() {
+        let yes = if feature.found.is_ok() { "yes" } else { "no " };
+        let _ = write!(text, "  {yes}  {:<21} {}", feature.name, feature.purpose);
+        if let Err(why) = &feature.found {
+            let _ = write!(text, " ({})", shown(why));
+        }
+        text.push('\n');
+    }
+    text.push_str("\nWhat becomes of a change that a policy does not permit\n");
+    for class in [Enforcement::Prevented, Enforcement::Healed, Enforcement::Detected, Enforcement::None] {
+        for row in coverage::coverage(features).iter().filter(|row| row.class == class) {
+            let _ = writeln!(text, "  {:<12} {}", class_word(class), row.mutation);
+            let _ = writeln!(text, "  {:<12}   {}", "", row.why);
+        }
+    }
+    text
 }

@@ -29,14 +29,13 @@ impl Creations {
         Self { page, buffer: Mutex::new(vec![0; BUFFER_BYTES].into_boxed_slice()) }
     }
 
-    /// Whether `tid` has just created the object behind `fd`.
-    pub fn prove(&self, group: &Group, tid: i32, fd: BorrowedFd<'_>) -> bool {
-        let (Ok(target), Ok(filesystem)) = (file::handle_at(fd, c""), file::filesystem_id(fd)) else {
-            return false;
-        };
+    /// The proof that `tid` has just created the object behind `fd`; it also says where.
+    pub fn prove(&self, group: &Group, tid: i32, fd: BorrowedFd<'_>) -> Option<&'static Creation> {
+        let target = file::handle_at(fd, c"").ok()?;
+        let filesystem = file::filesystem_id(fd).ok()?;
         let mut buffer = self.buffer.lock();
         self.drain_into(group, &mut buffer);
-        self.newest_first().any(|made| {
+        self.newest_first().find(|made| {
             made.tid.load(Acquire) == tid
                 && made.filesystem.load(Relaxed) == filesystem
                 && made.target_type.load(Relaxed) == target.kind

@@ -108,8 +108,8 @@ fn each_line(
 impl Mounts {
     /// Calls `try_path` with every path by which the object may be known here, until it says yes.
     ///
-    /// `seen` is its path as our kernel prints it: whole when the mount is one of ours, else relative to the
-    /// mount. `mount` is the mount's id, `tid` the opener.
+    /// `seen` is its path as our kernel prints it: whole when the mount is one of ours, else from the root of the
+    /// opener's namespace. `mount` is the mount's id, `tid` the opener.
     pub fn paths_from_here(
         &mut self,
         proc: &Proc,
@@ -129,8 +129,8 @@ impl Mounts {
                     return ControlFlow::Continue(());
                 }
                 if unescape(line.root, inside) && unescape(line.point, point) {
-                    let rest = if ours { below(seen, point.as_bytes()) } else { Some(seen) };
-                    let rest = rest.unwrap_or_default();
+                    // An opener in a chroot is told of its mounts from there.
+                    let rest = below(seen, point.as_bytes()).unwrap_or(if ours { b"" } else { seen });
                     let trimmed = inside.as_bytes().len() - usize::from(inside.as_bytes().ends_with(b"/"));
                     inside.truncate(trimmed);
                     if (rest == b"/" || inside.push(rest)) && line.device.len() <= device.len() {

@@ -3,7 +3,8 @@
 //! The path of an event's descriptor is that of the mount it was opened through: an alias where that is a bind
 //! mount, and meaningless where the mount belongs to another namespace.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::in_force::InForce;
 use super::mounts::Mounts;
@@ -11,6 +12,7 @@ use crate::marks::MarkTable;
 use crate::sys::file::{self, Stat};
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
+use crate::sys::shared::Creation;
 use crate::trie::RuleId;
 
 /// What the resolver found.
@@ -68,7 +70,38 @@ impl Resolver {
             path.clear();
             return Found::Unresolved;
         }
-        match in_force.snapshot.trie.lookup(path.as_bytes()) {
+        self.look_up(in_force)
+    }
+
+    /// Resolves the object that was made as `made` says, where its path in the opener's mount means nothing: the
+    /// directory is known by its handle, whatever name leads to it.
+    pub fn resolve_creation(
+        &mut self,
+        in_force: &InForce,
+        table: &MarkTable,
+        fd: BorrowedFd<'_>,
+        stat: &Stat,
+        made: &Creation,
+    ) -> Found {
+        let Self { path, name, .. } = self;
+        let mut room = [0; file::HANDLE_BYTES];
+        let handle = made.directory.load(&mut room);
+        let directory = file::open_handle(fd, made.directory_type.load(Relaxed), handle)
+            .and_then(|directory| file::stat_fd(directory.as_fd()));
+        let mut room = [0; 256];
+        let resolved = directory.is_ok_and(|directory| table.directory(directory.id, path))
+            && name.set(made.name.load(&mut room))
+            && path.push_component(name.as_bytes())
+            && file::stat_path(path.as_cstr()).is_ok_and(|found| found.id == stat.id);
+        if !resolved {
+            path.clear();
+            return Found::Unresolved;
+        }
+        self.look_up(in_force)
+    }
+
+    fn look_up(&self, in_force: &InForce) -> Found {
+        match in_force.snapshot.trie.lookup(self.path.as_bytes()) {
             Some(rule) => Found::Protected(rule),
             None => Found::NotProtected,
         }

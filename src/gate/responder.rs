@@ -19,7 +19,7 @@ use crate::sys::clock;
 use crate::sys::fanotify::Answer;
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
-use crate::sys::shared::{Delivery, SharedPage, Slot};
+use crate::sys::shared::{Creation, Delivery, SharedPage, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
@@ -126,7 +126,7 @@ impl Responder {
         if !created && look.access == Access::Read && in_force.snapshot.everybody_reads {
             return pending.answer(Answer::Allow);
         }
-        let found = self.resolver.resolve(
+        let mut found = self.resolver.resolve(
             in_force,
             &self.shared.table,
             &self.proc,
@@ -134,6 +134,13 @@ impl Responder {
             &stat,
             pending.tid(),
         );
+        if created
+            && found == Found::Unresolved
+            && let Some(made) = self.proof_of_creation(&pending)
+        {
+            let table = &self.shared.table;
+            found = self.resolver.resolve_creation(&self.in_force.1, table, pending.fd(), &stat, made);
+        }
         let verdict = self.decide(found, access, pending.tid());
         if verdict.outcome == Outcome::Allow {
             return pending.answer(Answer::Allow);
@@ -156,14 +163,12 @@ impl Responder {
     /// Whether this open has made the file. Only an empty file can be that new.
     fn has_created(&self, look: &Look, stat: &Stat, pending: &Pending<'_>) -> bool {
         let exact = look.must_create && look.flags.is_some() && !is_indirect(look);
-        stat.size == 0
-            && (exact
-                || self
-                    .shared
-                    .groups
-                    .creates
-                    .as_ref()
-                    .is_some_and(|group| self.shared.creations.prove(group, pending.tid(), pending.fd())))
+        stat.size == 0 && (exact || self.proof_of_creation(pending).is_some())
+    }
+
+    fn proof_of_creation(&self, pending: &Pending<'_>) -> Option<&'static Creation> {
+        let group = self.shared.groups.creates.as_ref()?;
+        self.shared.creations.prove(group, pending.tid(), pending.fd())
     }
 
     fn decide(&mut self, found: Found, access: Access, tid: i32) -> Verdict {

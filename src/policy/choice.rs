@@ -10,39 +10,40 @@ use super::kubearmor::Labels;
 use super::source::SourceFile;
 use crate::options::POLICY_DIR;
 
-/// `--policy` as it was given, or the installed directory where nothing was given and it holds a policy.
-pub fn policy_arguments(policy: Vec<PathBuf>, protect: &[PathBuf]) -> Vec<PathBuf> {
-    installed_or(policy, protect, Path::new(POLICY_DIR))
-}
-
-fn installed_or(policy: Vec<PathBuf>, protect: &[PathBuf], installed: &Path) -> Vec<PathBuf> {
-    if policy.is_empty() && protect.is_empty() && filesystem::holds_policies(installed) {
-        return vec![installed.to_owned()];
-    }
-    policy
-}
-
-/// Reads what [`policy_arguments`] chose.
+/// The sources that `--policy` and `--protect` ask for: the files given; none with `--protect` alone; else the
+/// installed directory if it holds a policy, else the built-in set.
 pub fn sources(policy: &[PathBuf], protect: &[PathBuf]) -> (Vec<SourceFile>, Vec<Diagnostic>) {
-    if policy.is_empty() && protect.is_empty() {
-        (builtin::sources(), Vec::new())
-    } else {
+    sources_or(policy, protect, Path::new(POLICY_DIR))
+}
+
+fn sources_or(
+    policy: &[PathBuf],
+    protect: &[PathBuf],
+    installed: &Path,
+) -> (Vec<SourceFile>, Vec<Diagnostic>) {
+    if !policy.is_empty() || !protect.is_empty() {
         filesystem::load_sources(policy)
+    } else if filesystem::holds_policies(installed) {
+        filesystem::load_sources(&[installed.to_owned()])
+    } else {
+        (builtin::sources(), Vec::new())
     }
 }
 
-/// The snapshot of what [`policy_arguments`] chose. Whatever cannot be read leaves none.
+/// The snapshot of [`sources`]. Whatever cannot be read leaves none.
 pub fn build(policy: &[PathBuf], protect: &[PathBuf], labels: &Labels, generation: u64) -> Built {
     let (sources, mut diagnostics) = sources(policy, protect);
-    let protected = check::protect(protect, &Filesystem);
-    match (protected, diagnostics.is_empty()) {
-        (Ok(protected), true) => check::build(&sources, labels, protected, generation, &Filesystem),
-        (protected, _) => {
-            diagnostics.extend(check::check(&sources, labels, &Filesystem));
-            diagnostics.extend(protected.err());
-            Built { snapshot: None, diagnostics }
+    let protected = match check::protect(protect, &Filesystem) {
+        Ok(protected) => protected,
+        Err(found) => {
+            diagnostics.push(found);
+            None
         }
-    }
+    };
+    let built = check::build(&sources, labels, protected, generation, &Filesystem);
+    let broken = diagnostics.iter().any(Diagnostic::is_error);
+    diagnostics.extend(built.diagnostics);
+    Built { snapshot: built.snapshot.filter(|_| !broken), diagnostics }
 }
 
 #[cfg(test)]
@@ -53,18 +54,21 @@ mod tests {
     fn installed_policies_stand_in_for_none_only() {
         let directory = tempfile::tempdir().unwrap();
         let installed = directory.path();
-        assert_eq!(installed_or(vec![], &[], installed), Vec::<PathBuf>::new());
-        assert_eq!(installed_or(vec![], &[], &installed.join("none")), Vec::<PathBuf>::new());
-        std::fs::write(installed.join("a.toml"), "").unwrap();
-        assert_eq!(installed_or(vec![], &[], installed), [installed.to_owned()]);
-        assert_eq!(installed_or(vec!["/x".into()], &[], installed), [PathBuf::from("/x")]);
-        assert_eq!(installed_or(vec![], &["/y".into()], installed), Vec::<PathBuf>::new());
+        let names = |policy: &[PathBuf], protect: &[PathBuf], installed: &Path| -> Vec<String> {
+            let (sources, _) = sources_or(policy, protect, installed);
+            sources.into_iter().map(|source| source.name).collect()
+        };
+        let own = installed.join("a.toml");
+        assert_eq!(names(&[], &[], &installed.join("none")), [builtin::BUILTIN_NAME]);
+        assert_eq!(names(&[], &[], installed), [builtin::BUILTIN_NAME]);
+        std::fs::write(&own, "").unwrap();
+        assert_eq!(names(&[], &[], installed), [own.to_string_lossy()]);
+        assert!(names(&[], &["/y".into()], installed).is_empty());
+        assert_eq!(names(std::slice::from_ref(&own), &["/y".into()], installed).len(), 1);
     }
 
     #[test]
-    fn nothing_given_is_the_built_in_set_and_protect_alone_is_not() {
-        let built = build(&[], &[], &Labels::new(), 1);
-        assert_eq!(built.snapshot.unwrap().policies[0].policy.origin.file.as_ref(), builtin::BUILTIN_NAME);
+    fn protect_alone_is_the_only_policy() {
         let built = build(&[], &["/etc/".into()], &Labels::new(), 1);
         let names: Vec<_> =
             built.snapshot.unwrap().policies.into_iter().map(|compiled| compiled.policy.name).collect();
@@ -76,5 +80,6 @@ mod tests {
         let built = build(&["/nonexistent/p.toml".into()], &[], &Labels::new(), 1);
         assert!(built.snapshot.is_none());
         assert!(built.diagnostics[0].is_error());
+        assert!(build(&[], &["relative".into()], &Labels::new(), 1).snapshot.is_none());
     }
 }

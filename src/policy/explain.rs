@@ -94,7 +94,10 @@ pub fn explain(
     let verdict = decide(snapshot, rule, change, trusted);
     (explanation.verdict, explanation.enforcement) = match verdict.outcome {
         Outcome::Allow => ("allow", Enforcement::None),
-        Outcome::Audit => ("audit", Enforcement::Detected),
+        Outcome::Audit => match enforcement_of(change) {
+            Enforcement::None => ("audit", Enforcement::None),
+            _ => ("audit", Enforcement::Detected),
+        },
         Outcome::Deny => ("deny", enforcement_of(change)),
     };
     let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));

@@ -3,8 +3,11 @@
 #![allow(unsafe_code)]
 
 pub mod atomic_bytes;
+pub mod attack;
+pub mod child;
 pub mod clock;
 pub mod fanotify;
+pub mod features;
 pub mod file;
 pub mod lease;
 pub mod path;

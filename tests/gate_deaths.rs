@@ -1,0 +1,256 @@
+//! Whatever dies, no opener hangs and no write gets through.
+#![cfg(target_arch = "x86_64")]
+
+mod support;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use libc::{O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
+use nix::sys::signal::Signal;
+use support::{Gate, Lab, in_lab, raw, refused};
+
+/// No opener may wait longer, whoever dies (a watchdog's patience included).
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const CONTENT: &str = "as it was";
+
+/// What hammering threads have seen.
+#[derive(Debug, Default)]
+struct Seen {
+    reads: AtomicU64,
+    /// Refused reads: the gate never does that.
+    reads_refused: AtomicU64,
+    refused: AtomicU64,
+    /// Opens for writing that were let through.
+    breaches: AtomicU64,
+    longest_us: AtomicU64,
+}
+
+impl Seen {
+    fn open(&self, path: &Path, flags: i32) {
+        let started = Instant::now();
+        let result: std::io::Result<OwnedFd> = raw::openat(path, flags);
+        self.longest_us.fetch_max(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        let counter = match (flags, result) {
+            (O_RDONLY, Ok(_)) => &self.reads,
+            (O_RDONLY, Err(error)) => {
+                eprintln!("a read failed: {error}");
+                &self.reads_refused
+            }
+            (_, Ok(_)) => &self.breaches,
+            (_, Err(error)) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                &self.refused
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing got through, nobody waited too long, and there was something to see.
+    #[track_caller]
+    fn is_sound(&self) {
+        eprintln!("{self:?}");
+        assert_eq!(self.breaches.load(Ordering::Relaxed), 0, "a write got through");
+        assert_eq!(self.reads_refused.load(Ordering::Relaxed), 0, "a read was refused");
+        assert!(self.reads.load(Ordering::Relaxed) > 0 && self.refused.load(Ordering::Relaxed) > 0);
+        let longest = Duration::from_micros(self.longest_us.load(Ordering::Relaxed));
+        assert!(longest < LONGEST_WAIT, "an opener waited {longest:?}");
+    }
+}
+
+/// Writers, creators and readers at work on `tree` while `work` runs.
+fn hammered(lab: &Lab, work: impl FnOnce()) -> Seen {
+    let (seen, over) = (Seen::default(), AtomicBool::new(false));
+    let tree = lab.tree();
+    std::thread::scope(|scope| {
+        let each = |flags: i32, name: &'static str| {
+            let (seen, over, path) = (&seen, &over, tree.join(name));
+            scope.spawn(move || {
+                for round in 0u32.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let fresh = flags & O_CREAT != 0 && !path.exists();
+                    seen.open(
+                        &if fresh { path.with_extension(round.to_string()) } else { path.clone() },
+                        flags,
+                    );
+                }
+            });
+        };
+        each(O_WRONLY, "data");
+        each(O_WRONLY | O_TRUNC, "other");
+        each(O_WRONLY | O_CREAT, "new");
+        each(O_RDONLY, "data");
+        each(O_RDONLY, "other");
+        // Also when it panics.
+        let _end = Finally(&over);
+        work();
+    });
+    seen
+}
+
+struct Finally<'a>(&'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn tree(lab: &Lab) -> support::Contents {
+    lab.file("tree/data", CONTENT);
+    lab.file("tree/other", CONTENT);
+    without_directory(lab)
+}
+
+/// The directory's own time moves with every file that is made and taken back.
+fn without_directory(lab: &Lab) -> support::Contents {
+    let mut contents = lab.contents(&lab.tree());
+    contents.remove(&lab.tree());
+    contents
+}
+
+/// Waits until another worker than `dead` is up.
+fn replacement(gate: &Gate<'_>, dead: i32) -> i32 {
+    gate.until(|| {
+        let status = gate.try_status()?;
+        let worker = status["worker_pid"].as_i64()? as i32;
+        (worker != dead && status["ready"] == true).then_some(worker)
+    })
+}
+
+#[test]
+fn a_hundred_killed_workers() {
+    in_lab(180, |lab| {
+        let before = tree(lab);
+        let gate = lab.protect_tree();
+        let mut waits = Vec::new();
+        let seen = hammered(lab, || {
+            for round in 0..100 {
+                let worker = gate.status()["worker_pid"].as_i64().unwrap() as i32;
+                let started = Instant::now();
+                gate.signal(worker, Signal::SIGKILL);
+                replacement(&gate, worker);
+                waits.push(started.elapsed());
+                // Not always at the same moment of a worker's life.
+                std::thread::sleep(Duration::from_millis(round % 7));
+            }
+        });
+        waits.sort();
+        let (p50, max) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+        eprintln!("from SIGKILL to the next worker's first answer: p50 {p50:?}, max {max:?}");
+        seen.is_sound();
+        assert_eq!(without_directory(lab), before);
+        assert_eq!(gate.status()["restarts"], 100);
+        assert!(p50 < Duration::from_millis(100) && max < Duration::from_secs(1), "p50 {p50:?}, max {max:?}");
+        // Its file name says that it was not there before.
+        assert!(gate.stop().iter().any(|record| record["verdict"] == "worker-replaced"));
+    });
+}
+
+#[test]
+fn a_stopped_worker_is_replaced() {
+    in_lab(60, |lab| {
+        let before = tree(lab);
+        let gate = lab.protect_tree();
+        let seen = hammered(lab, || {
+            let worker = gate.worker();
+            gate.signal(worker, Signal::SIGSTOP);
+            let started = Instant::now();
+            replacement(&gate, worker);
+            let waited = started.elapsed();
+            eprintln!("from SIGSTOP to the next worker's first answer: {waited:?}");
+            assert!(waited < LONGEST_WAIT);
+        });
+        seen.is_sound();
+        assert_eq!(without_directory(lab), before);
+    });
+}
+
+#[test]
+fn without_its_supervisor_the_worker_goes_on() {
+    in_lab(60, |lab| {
+        let before = tree(lab);
+        let gate = lab.protect_tree();
+        let worker = gate.worker();
+        let seen = hammered(lab, || {
+            gate.signal(gate.supervisor(), Signal::SIGKILL);
+            std::thread::sleep(Duration::from_millis(500));
+        });
+        let answers = gate.status()["worker_pid"].clone();
+        let recorded = gate.records().iter().any(|record| record["verdict"] == "worker-replaced");
+        refused(raw::openat(&lab.path("tree/data"), O_WRONLY));
+        gate.signal(worker, Signal::SIGTERM);
+        gate.until(|| (!Path::new(&format!("/proc/{worker}")).exists()).then_some(()));
+        seen.is_sound();
+        assert_eq!((answers.as_i64(), recorded), (Some(i64::from(worker)), true));
+        assert_eq!(without_directory(lab), before);
+    });
+}
+
+#[test]
+fn a_broken_policy_at_reload_keeps_the_old() {
+    in_lab(30, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let gate = lab.gate("[[policy]]\nname = 'good'\npaths = ['@/tree/']\n");
+        lab.write_policy("[[policy]]\nname = 'bad'\npaths = ['@/free/']\nmodificaton = 'any'\n");
+        let done = gate.command(&["reload"]);
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        assert!(String::from_utf8_lossy(&done.stdout).contains("^^^"), "{done:?}");
+        gate.signal(gate.supervisor(), Signal::SIGHUP);
+        gate.record(|record| record["verdict"] == "reload-failed");
+        refused(raw::openat(&path, O_WRONLY));
+        assert_eq!(gate.denial(&path, "write")["policy"], "good");
+        // The next worker takes what was in force, not what the file says now.
+        let worker = gate.worker();
+        gate.signal(worker, Signal::SIGKILL);
+        replacement(&gate, worker);
+        refused(raw::openat(&path, O_WRONLY));
+    });
+}
+
+#[test]
+fn reloads_under_load_miss_nothing() {
+    in_lab(60, |lab| {
+        let before = tree(lab);
+        let gate = lab.gate("[[policy]]\nname = 'p0'\npaths = ['@/tree/']\n");
+        let seen = hammered(lab, || {
+            for round in 1..=50 {
+                lab.write_policy(&format!("[[policy]]\nname = 'p{round}'\npaths = ['@/tree/', '@/free/']\n"));
+                assert!(gate.command(&["reload"]).status.success());
+            }
+        });
+        seen.is_sound();
+        assert_eq!(gate.status()["generation"], 51);
+        assert_eq!(without_directory(lab), before);
+    });
+}
+
+/// The log's place is made unusable, then the worker dies: no new one can start, and nobody waits for it.
+#[test]
+fn without_any_worker_reads_pass_and_writes_do_not() {
+    in_lab(60, |lab| {
+        let before = tree(lab);
+        let log: PathBuf = lab.path("free/log/audit.jsonl");
+        let gate = lab.gate_with(&["--protect", "@/tree/", "--audit-log", "@/free/log/audit.jsonl"]);
+        fs::remove_dir_all(log.parent().unwrap()).unwrap();
+        lab.file("free/log", "a file where the log's directory was");
+        let worker = gate.worker();
+        let seen = hammered(lab, || {
+            gate.signal(worker, Signal::SIGKILL);
+            std::thread::sleep(Duration::from_secs(2));
+            assert!(gate.try_status().is_none(), "a worker came up without its log");
+        });
+        seen.is_sound();
+        fs::remove_file(lab.path("free/log")).unwrap();
+        replacement(&gate, worker);
+        refused(raw::openat(&lab.path("tree/data"), O_WRONLY));
+        assert_eq!(without_directory(lab), before);
+        assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    });
+}

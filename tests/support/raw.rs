@@ -1,0 +1,160 @@
+//! System calls as an attacker makes them, without the C library's ideas in between.
+
+use std::ffi::{CString, c_long};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+/// `struct open_how` (openat2(2)).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct OpenHow {
+    pub flags: u64,
+    pub mode: u64,
+    pub resolve: u64,
+}
+
+/// A path as the kernel wants it.
+pub fn cstr(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("no NUL")
+}
+
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+#[cfg(target_arch = "x86_64")]
+pub fn open(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    // SAFETY: open(2) reads a NUL-terminated path.
+    owned(unsafe { libc::syscall(libc::SYS_open, path.as_ptr(), flags, 0o644) })
+}
+
+#[cfg(target_arch = "x86_64")]
+pub fn creat(path: &Path) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    // SAFETY: creat(2) reads a NUL-terminated path.
+    owned(unsafe { libc::syscall(libc::SYS_creat, path.as_ptr(), 0o644) })
+}
+
+pub fn openat(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    // SAFETY: openat(2) reads a NUL-terminated path.
+    owned(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) })
+}
+
+/// openat2(2) with an argument that others may be changing.
+pub fn openat2_at(path: &Path, how: *const OpenHow) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    // SAFETY: openat2(2) reads a path and a struct of the size given; a bad address is EFAULT.
+    owned(unsafe {
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how, size_of::<OpenHow>())
+    })
+}
+
+pub fn openat2(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let mode = if flags & libc::O_CREAT != 0 { 0o644 } else { 0 };
+    openat2_at(path, &OpenHow { flags: flags as u64, mode, resolve: 0 })
+}
+
+/// By file handle, through the directory that it lies in.
+pub fn open_by_handle(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        data: [u8; 128],
+    }
+    let directory = openat(path.parent().expect("a directory"), libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let name = cstr(path);
+    let mut handle = Handle { bytes: 128, kind: 0, data: [0; 128] };
+    let mut mount = 0;
+    // SAFETY: name_to_handle_at(2) fills a handle of the size that it says, and an integer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            name.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            0,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle that the kernel has filled.
+    owned(unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, directory.as_raw_fd(), &raw const handle, flags)
+    })
+}
+
+/// Through another descriptor's link in /proc.
+pub fn reopen(path: &Path, first: i32, flags: i32) -> io::Result<OwnedFd> {
+    let held = openat(path, first)?;
+    openat(Path::new(&format!("/proc/thread-self/fd/{}", held.as_raw_fd())), flags)
+}
+
+/// The 32-bit system call table, from a 64-bit process.
+#[cfg(target_arch = "x86_64")]
+pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let name = cstr(path);
+    let name = name.as_bytes_with_nul();
+    assert!(name.len() <= 4096);
+    // SAFETY: a fresh mapping below 4 GiB, because int 0x80 takes 32-bit addresses.
+    let low = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+            -1,
+            0,
+        )
+    };
+    assert!(low != libc::MAP_FAILED, "no memory below 4 GiB");
+    // SAFETY: the page is ours and large enough.
+    unsafe { low.cast::<u8>().copy_from_nonoverlapping(name.as_ptr(), name.len()) };
+    let result: i64;
+    // SAFETY: open of the i386 table; rbx is the compiler's, so it is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {path}",
+            "int 0x80",
+            "xchg rbx, {path}",
+            path = inout(reg) low => _,
+            inout("rax") 5_i64 => result,
+            in("rcx") i64::from(flags),
+            in("rdx") 0o644_i64,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+        libc::munmap(low, 4096);
+    }
+    let result = result as i32;
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    owned(c_long::from(result))
+}
+
+/// io_uring's openat, in the caller's context or, with `IOSQE_ASYNC`, in a worker thread of the kernel.
+pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    let mut ring = IoUring::new(4)?;
+    let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(flags).mode(0o644).build();
+    // SAFETY: the path lives until the completion has been waited for.
+    unsafe { ring.submission().push(&open.flags(submission)) }.expect("room for one entry");
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().expect("one completion").result();
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    owned(c_long::from(result))
+}
