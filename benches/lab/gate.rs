@@ -70,7 +70,6 @@ impl Gate {
     }
 
     /// How long `reload` takes, asked on the socket.
-    #[allow(dead_code, reason = "only one of the benches reloads")]
     pub fn reload(&self) -> Duration {
         use writegate::control::{client, protocol};
         let started = Instant::now();
