@@ -9,8 +9,10 @@ use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 
-/// Looks at once while the opener is on its way to sleep; that takes it less than a microsecond.
-const LOOKS_AT_ONCE: u32 = 30;
+/// Looks at once while the opener is on its way to sleep on another CPU; that takes it less than a microsecond.
+/// More looks only keep an opener that waits for this CPU from getting there: with eight openers on two CPUs, 30 of
+/// them halved the throughput.
+const LOOKS_AT_ONCE: u32 = 2;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
 /// Looks with a sleep in between, some 20 ms: enough but for a host with many more runnable threads than CPUs.
