@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use crate::access::Access;
 use crate::classify::{self, Asked, Call, Line};
 use crate::subject::Credentials;
+use crate::sys::clock;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
@@ -13,9 +14,11 @@ use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 const LOOKS_AT_ONCE: u32 = 30;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// Looks with a sleep in between. Together some 150 ms, then the cautious answer: an opener of a busy machine may
-/// wait tens of milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it.
-const LOOKS_SLEEPING: u32 = 1000;
+/// All looks after the first ones together, then the cautious answer: an opener of a busy machine may wait tens of
+/// milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it. A time and not
+/// a number of looks: on such a machine each yield and each sleep of ours costs milliseconds too, and the supervisor
+/// replaces a worker that does not answer for a second.
+const PATIENCE_NS: u64 = 150_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
@@ -122,14 +125,24 @@ impl Looker {
     /// The call that `tid` is blocked in, once it sleeps.
     fn call_of(&mut self, proc: &Proc, tid: i32) -> Option<Call> {
         let mut line = [0; SYSCALL_LINE_BYTES];
-        for attempt in 0..LOOKS_AT_ONCE + LOOKS_YIELDING + LOOKS_SLEEPING {
+        let mut until_ns = None;
+        for attempt in 0.. {
             let n = self.registers.read(proc, tid, &mut line).ok()?;
             match classify::parse_line(&line[..n]) {
                 Line::In(call) => return Some(call),
                 Line::Garbled => return None,
                 Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
-                Line::Running if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING => std::thread::yield_now(),
-                Line::Running => std::thread::sleep(SLEEP_BETWEEN),
+                Line::Running => {
+                    let now_ns = clock::monotonic_ns();
+                    if now_ns > *until_ns.get_or_insert(now_ns + PATIENCE_NS) {
+                        return None;
+                    }
+                    if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
+                        std::thread::yield_now();
+                    } else {
+                        std::thread::sleep(SLEEP_BETWEEN);
+                    }
+                }
             }
         }
         None
