@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use crate::access::Access;
 use crate::classify::{self, Asked, Call, Line};
 use crate::subject::Credentials;
+use crate::sys::clock;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
@@ -15,11 +16,12 @@ use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 const LOOKS_AT_ONCE: u32 = 2;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// Looks with a sleep in between, some 20 ms: enough but for a host with many more runnable threads than CPUs.
-const LOOKS_SLEEPING: u32 = 130;
-/// More of them, some 450 ms, for an opener that could change the file: to refuse a read because its reader gets no
-/// CPU is worse than to wait, and to let it pass unseen would let it empty the file. Below the watchdog's patience.
-const LOOKS_PATIENT: u32 = 3000;
+/// All looks after the first ones together, nanoseconds: enough but for a host with many more runnable threads than
+/// CPUs. A time and not a number of looks: there each yield and each sleep of ours costs milliseconds too.
+const PATIENCE_NS: u64 = 20_000_000;
+/// For an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to wait,
+/// and to let it pass unseen would let it empty the file. Below the 0.9 s after which a worker is replaced.
+const LONG_PATIENCE_NS: u64 = 450_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
@@ -108,10 +110,10 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let mut sight = self.call_of(proc, tid, LOOKS_SLEEPING);
+        let mut sight = self.call_of(proc, tid, PATIENCE_NS);
         // Whoever cannot write cannot empty the file either: no need to wait for it.
         if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
-            sight = self.call_of(proc, tid, LOOKS_PATIENT);
+            sight = self.call_of(proc, tid, LONG_PATIENCE_NS);
         }
         let call = match sight {
             Sight::Call(call) => call,
@@ -134,7 +136,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let Sight::Call(call) = self.call_of(proc, tid, LOOKS_SLEEPING) else { return None };
+        let Sight::Call(call) = self.call_of(proc, tid, PATIENCE_NS) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -144,16 +146,26 @@ impl Looker {
     }
 
     /// The call that `tid` is blocked in, once it sleeps.
-    fn call_of(&mut self, proc: &Proc, tid: i32, sleeps: u32) -> Sight {
+    fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
         let mut line = [0; SYSCALL_LINE_BYTES];
-        for attempt in 0..LOOKS_AT_ONCE + LOOKS_YIELDING + sleeps {
+        let mut until_ns = None;
+        for attempt in 0.. {
             let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
             match classify::parse_line(&line[..n]) {
                 Line::In(call) => return Sight::Call(call),
                 Line::Garbled => return Sight::Hidden,
                 Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
-                Line::Running if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING => std::thread::yield_now(),
-                Line::Running => std::thread::sleep(SLEEP_BETWEEN),
+                Line::Running => {
+                    let now_ns = clock::monotonic_ns();
+                    if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
+                        return Sight::Restless;
+                    }
+                    if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
+                        std::thread::yield_now();
+                    } else {
+                        std::thread::sleep(SLEEP_BETWEEN);
+                    }
+                }
             }
         }
         Sight::Restless
