@@ -86,6 +86,8 @@ fn resource<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> SetupError 
 /// Makes it all.
 pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     raise_descriptor_limit();
+    // As in the worker: not a condition.
+    let _ = process::stay_in_memory();
     // A lease probe can be broken by a writer that comes in between; the default action of SIGIO is death.
     process::ignore_signal(libc::SIGIO);
     let groups = match options.mode {

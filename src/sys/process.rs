@@ -59,6 +59,32 @@ pub fn kill_now(pidfd: &OwnedFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Keeps what this process touches in memory: where memory is short, its code would be read from disk again while
+/// openers wait. What it never touches costs nothing. Children do not inherit it.
+///
+/// # Errors
+/// `ENOMEM`, `EPERM` without `CAP_IPC_LOCK` and enough `RLIMIT_MEMLOCK`.
+pub fn stay_in_memory() -> io::Result<()> {
+    // With a limit in force, what is allocated later would fail instead of being swapped.
+    if !may_lock_memory() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // SAFETY: mlockall(2) takes flags and changes no content of memory.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok())
+        .is_some_and(|capabilities| capabilities & CAP_IPC_LOCK != 0)
+}
+
 /// Ignores a signal for this process and its children.
 pub fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN installs no handler of ours (signal(2)).

@@ -80,6 +80,8 @@ pub fn main(inheritance: &Inheritance) -> u8 {
     let page = inheritance.page;
     page.add_own_thread(thread::gettid());
     thread::set_name(c"writegate-work");
+    // Without the right to it the gate is slower when memory is short, and otherwise the same.
+    let _ = process::stay_in_memory();
     // If the supervisor dies, the worker goes on alone: an open gate would be worse.
     thread::on_parent_death(signals::SUPERVISOR_DIED);
     match start(inheritance) {

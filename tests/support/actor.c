@@ -1,9 +1,12 @@
 /* A program that does one thing to a file and prints the errno of it, 0 when it worked.
  *
  *   write PATH | create PATH | read PATH
+ *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
  *   traced PROGRAM ARGUMENTS...   the same under ptrace(2)
  *   orphan PROGRAM ARGUMENTS...   as a grandchild whose parent has gone
+ *
+ * "then" between steps of the first two lines does one after another, up to the first that fails.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +24,22 @@ static int touch(const char *path, int flags)
 	if ((flags & O_ACCMODE) != O_RDONLY && write(fd, "w", 1) != 1)
 		return errno;
 	close(fd);
+	return 0;
+}
+
+static int replace(const char *source, const char *target)
+{
+	char name[4096], buffer[65536];
+	ssize_t n;
+	int from = open(source, O_RDONLY), to;
+	snprintf(name, sizeof(name), "%s.dpkg-new", target);
+	if (from < 0 || (to = open(name, O_WRONLY | O_CREAT | O_EXCL, 0)) < 0)
+		return errno;
+	while ((n = read(from, buffer, sizeof(buffer))) > 0)
+		if (write(to, buffer, n) != n)
+			return errno;
+	if (fchmod(to, 0755) != 0 || close(to) != 0 || rename(name, target) != 0)
+		return errno;
 	return 0;
 }
 
@@ -58,6 +77,30 @@ static int orphan(char **command)
 	return 1;
 }
 
+static int steps(char **step)
+{
+	int error;
+	for (;;) {
+		int length = 2;
+		if (!strcmp(step[0], "write"))
+			error = touch(step[1], O_WRONLY);
+		else if (!strcmp(step[0], "create"))
+			error = touch(step[1], O_WRONLY | O_CREAT | O_EXCL);
+		else if (!strcmp(step[0], "read"))
+			error = touch(step[1], O_RDONLY);
+		else if (!strcmp(step[0], "replace") && step[1])
+			error = replace(step[1], step[2]), length = 3;
+		else
+			return 2;
+		step += length;
+		if (error != 0 || !step[0] || strcmp(step[0], "then") || !step[1] || !step[2])
+			break;
+		step++;
+	}
+	printf("%d\n", error);
+	return 0;
+}
+
 int main(int count, char **arguments)
 {
 	const char *what = count > 2 ? arguments[1] : "";
@@ -67,13 +110,7 @@ int main(int count, char **arguments)
 		return run(arguments + 2, 1);
 	if (!strcmp(what, "orphan"))
 		return orphan(arguments + 2);
-	if (!strcmp(what, "write"))
-		printf("%d\n", touch(arguments[2], O_WRONLY));
-	else if (!strcmp(what, "create"))
-		printf("%d\n", touch(arguments[2], O_WRONLY | O_CREAT | O_EXCL));
-	else if (!strcmp(what, "read"))
-		printf("%d\n", touch(arguments[2], O_RDONLY));
-	else
+	if (!*what)
 		return 2;
-	return 0;
+	return steps(arguments + 1);
 }
