@@ -241,7 +241,7 @@ pub struct Parent {
     /// Its own parent, as `status` said last.
     ppid: i32,
     /// The entry that was alive under the number `ppid` then; 0: not looked for yet.
-    parent_serial: u64,
+    above_serial: u64,
     /// When it was asked for last, counted in questions.
     asked: u64,
 }
@@ -254,7 +254,7 @@ impl Parent {
         let task = proc.task(pid)?;
         let comm = task.open(c"comm")?;
         let exe = open_at(task.dir.as_raw_fd(), c"exe", libc::O_PATH | libc::O_NOFOLLOW)?;
-        let mut parent = Self { pid, serial, task, comm, exe, ppid: 0, parent_serial: 0, asked: 0 };
+        let mut parent = Self { pid, serial, task, comm, exe, ppid: 0, above_serial: 0, asked: 0 };
         parent.ppid = parent.look_for_parent()?;
         Ok(parent)
     }
@@ -361,9 +361,9 @@ impl TaskCache {
         let serial = self.known(guess).map_or(0, |known| known.serial);
         match self.parents.iter_mut().flatten().find(|known| known.pid == child) {
             Some(known) => {
-                if serial == 0 || known.parent_serial != serial || !is_running {
+                if serial == 0 || known.above_serial != serial || !is_running {
                     known.ppid = known.look_for_parent().unwrap_or(0);
-                    known.parent_serial = if known.ppid == guess { serial } else { 0 };
+                    known.above_serial = if known.ppid == guess { serial } else { 0 };
                 }
                 known.ppid
             }
@@ -435,7 +435,7 @@ impl RegisterCache {
 /// Copies `N` bytes from address `address` of the process that thread `tid` belongs to.
 ///
 /// # Errors
-/// `EFAULT`, `ESRCH`, `EPERM` (process_vm_readv(2)).
+/// `EFAULT`, `ESRCH`, `EPERM` (`process_vm_readv(2)`).
 pub fn read_memory<const N: usize>(tid: i32, address: u64) -> io::Result<[u8; N]> {
     let mut bytes = [0u8; N];
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };
