@@ -29,7 +29,7 @@ fn reload(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| {
                 let (sources, _) = choice::sources(black_box(std::slice::from_ref(&file)), &[]);
-                let built = check::build(&sources, &Labels::new(), None, 1, &Filesystem);
+                let built = check::build(&sources, &Labels::default(), None, 1, &Filesystem);
                 assert!(built.snapshot.is_some(), "{:?}", built.diagnostics);
             });
         });
