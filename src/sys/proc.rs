@@ -241,7 +241,7 @@ pub struct Parent {
     /// Its own parent, as `status` said last.
     ppid: i32,
     /// The entry that was alive under the number `ppid` then; 0: not looked for yet.
-    above_serial: u64,
+    serial_above: u64,
     /// When it was asked for last, counted in questions.
     asked: u64,
 }
@@ -254,7 +254,7 @@ impl Parent {
         let task = proc.task(pid)?;
         let comm = task.open(c"comm")?;
         let exe = open_at(task.dir.as_raw_fd(), c"exe", libc::O_PATH | libc::O_NOFOLLOW)?;
-        let mut parent = Self { pid, serial, task, comm, exe, ppid: 0, above_serial: 0, asked: 0 };
+        let mut parent = Self { pid, serial, task, comm, exe, ppid: 0, serial_above: 0, asked: 0 };
         parent.ppid = parent.look_for_parent()?;
         Ok(parent)
     }
@@ -361,9 +361,9 @@ impl TaskCache {
         let serial = self.known(guess).map_or(0, |known| known.serial);
         match self.parents.iter_mut().flatten().find(|known| known.pid == child) {
             Some(known) => {
-                if serial == 0 || known.above_serial != serial || !is_running {
+                if serial == 0 || known.serial_above != serial || !is_running {
                     known.ppid = known.look_for_parent().unwrap_or(0);
-                    known.above_serial = if known.ppid == guess { serial } else { 0 };
+                    known.serial_above = if known.ppid == guess { serial } else { 0 };
                 }
                 known.ppid
             }
@@ -432,21 +432,38 @@ impl RegisterCache {
     }
 }
 
-/// Copies `N` bytes from address `address` of the process that thread `tid` belongs to.
+/// `/proc/<pid>/pagemap`: the bit that says that a page is in memory (Documentation/admin-guide/mm/pagemap.rst).
+const PAGE_PRESENT: u64 = 1 << 63;
+
+/// Copies the 8 bytes at `address` of the process that thread `tid` belongs to, if their page is in memory.
+///
+/// A page that is not would have to be fetched, and its owner can see to it that this never ends (userfaultfd, FUSE).
+/// What the kernel has just read itself is there, unless somebody took it away on purpose.
 ///
 /// # Errors
-/// `EFAULT`, `ESRCH`, `EPERM` (`process_vm_readv(2)`).
-pub fn read_memory<const N: usize>(tid: i32, address: u64) -> io::Result<[u8; N]> {
-    let mut bytes = [0u8; N];
-    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: N };
+/// `EFAULT` when it is not there or crosses into another page; `ESRCH`, `EPERM` (`process_vm_readv(2)`).
+pub fn read_resident_word(proc: &Proc, tid: i32, address: u64) -> io::Result<u64> {
+    const WORD: usize = size_of::<u64>();
+    let away = || io::Error::from_raw_os_error(libc::EFAULT);
+    // SAFETY: sysconf(3) takes an integer.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    if address % page > page - WORD as u64 {
+        return Err(away());
+    }
+    let pagemap = proc.open_file(tid, "pagemap")?;
+    let mut entry = [0u8; WORD];
+    let offset = i64::try_from(address / page * WORD as u64).map_err(|_| away())?;
+    if read_at(pagemap.as_fd(), &mut entry, offset)? < WORD || u64::from_ne_bytes(entry) & PAGE_PRESENT == 0 {
+        return Err(away());
+    }
+    let mut bytes = [0u8; WORD];
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: WORD };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: WORD };
     // SAFETY: `local` describes `bytes`; `remote` is only an address for the kernel to look up elsewhere.
     let n = unsafe { libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0) };
-    if n < 0 {
-        Err(io::Error::last_os_error())
-    } else if n as usize == N {
-        Ok(bytes)
-    } else {
-        Err(io::Error::from_raw_os_error(libc::EFAULT))
+    match usize::try_from(n) {
+        Ok(WORD) => Ok(u64::from_ne_bytes(bytes)),
+        Ok(_) => Err(away()),
+        Err(_) => Err(io::Error::last_os_error()),
     }
 }
