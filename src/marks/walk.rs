@@ -61,8 +61,9 @@ impl Marker<'_> {
     /// Marks everything that the snapshot protects.
     pub fn mark_all(&self) -> Report {
         let mut report = Report::default();
+        let mut marked = None;
         for root in &self.snapshot.roots {
-            self.mark_root(root, &mut report);
+            self.mark_root_after(root, &mut marked, &mut report);
         }
         report
     }
@@ -101,6 +102,12 @@ impl Marker<'_> {
 
     /// Marks one root, or the place where it will appear.
     pub fn mark_root(&self, root: &Root, report: &mut Report) {
+        self.mark_root_after(root, &mut None, report);
+    }
+
+    /// `marked`: the directory that the root before this one has just had marked. Roots are in the order of their
+    /// paths, so the files of one directory follow each other, and it is marked for the first of them.
+    fn mark_root_after<'r>(&self, root: &'r Root, marked: &mut Option<&'r Path>, report: &mut Report) {
         match std::fs::symlink_metadata(&root.path) {
             Ok(metadata) if metadata.is_dir() => match root.reach {
                 Reach::Tree => self.mark_tree(&root.path, report),
@@ -109,7 +116,11 @@ impl Marker<'_> {
                 }
             },
             Ok(metadata) => {
-                self.mark_parent(&root.path, report);
+                let parent = root.path.parent();
+                if *marked != parent {
+                    self.mark_parent(&root.path, report);
+                    *marked = parent;
+                }
                 self.mark_file_with_links(&root.path, &metadata, report);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.watch_for(&root.path, report),
