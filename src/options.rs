@@ -54,6 +54,6 @@ pub struct RunOptions {
     pub audit_format: Format,
     /// `--label`.
     pub labels: Labels,
-    /// `--threads`; `None`: one for each CPU.
+    /// `--threads`; `None`: one for each CPU, up to a bound.
     pub threads: Option<usize>,
 }

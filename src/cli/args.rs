@@ -73,7 +73,7 @@ pub struct RunArgs {
     pub audit_format: FormatWord,
     #[command(flatten)]
     pub labels: LabelArgs,
-    /// Number of threads that answer events [default: one for each CPU]
+    /// Number of threads that answer events [default: one for each CPU, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=RESPONDERS_MAX as i64))]
     pub threads: Option<u16>,
 }

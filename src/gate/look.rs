@@ -10,15 +10,18 @@ use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 
-/// Looks at once while the opener is on its way to sleep; that takes it less than a microsecond.
-const LOOKS_AT_ONCE: u32 = 30;
+/// Looks at once while the opener is on its way to sleep on another CPU; that takes it less than a microsecond.
+/// More looks only keep an opener that waits for this CPU from getting there: with eight openers on two CPUs, 30 of
+/// them halved the throughput.
+const LOOKS_AT_ONCE: u32 = 2;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// All looks after the first ones together, then the cautious answer: an opener of a busy machine may wait tens of
-/// milliseconds for a CPU to go to sleep on, and is refused a read then if a writer waits beside it. A time and not
-/// a number of looks: on such a machine each yield and each sleep of ours costs milliseconds too, and the supervisor
-/// replaces a worker that does not answer for a second.
-const PATIENCE_NS: u64 = 150_000_000;
+/// How long an opener is looked at, with sleeps in between: enough but for a host with many more runnable threads
+/// than CPUs. Times and not numbers of looks: on such a host each yield and each sleep costs milliseconds too.
+const BRIEFLY_NS: u64 = 20_000_000;
+/// Longer for an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to
+/// wait, and to let it pass unseen would let it empty the file. Together below the watchdog's patience.
+const PATIENTLY_NS: u64 = 450_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
@@ -69,6 +72,17 @@ impl Look {
     }
 }
 
+/// What a look at a thread's registers found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It is blocked in this call.
+    Call(Call),
+    /// It has not come to rest.
+    Restless,
+    /// They cannot be read, or the thread is gone.
+    Hidden,
+}
+
 /// Looks through /proc, keeping descriptors of the threads it has seen.
 #[derive(Debug, Default)]
 pub struct Looker {
@@ -96,7 +110,16 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let Some(call) = self.call_of(proc, tid) else { return unseen(proc, tid, fd, -1) };
+        let mut sight = self.call_of(proc, tid, BRIEFLY_NS);
+        // Whoever cannot write cannot empty the file either: no need to wait for it.
+        if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
+            sight = self.call_of(proc, tid, PATIENTLY_NS);
+        }
+        let call = match sight {
+            Sight::Call(call) => call,
+            Sight::Restless => return unseen(proc, tid, fd, -1),
+            Sight::Hidden => return by_lease(fd, -1),
+        };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -113,7 +136,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let call = self.call_of(proc, tid)?;
+        let Sight::Call(call) = self.call_of(proc, tid, BRIEFLY_NS) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -123,19 +146,19 @@ impl Looker {
     }
 
     /// The call that `tid` is blocked in, once it sleeps.
-    fn call_of(&mut self, proc: &Proc, tid: i32) -> Option<Call> {
+    fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
         let mut line = [0; SYSCALL_LINE_BYTES];
         let mut until_ns = None;
         for attempt in 0.. {
-            let n = self.registers.read(proc, tid, &mut line).ok()?;
+            let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
             match classify::parse_line(&line[..n]) {
-                Line::In(call) => return Some(call),
-                Line::Garbled => return None,
+                Line::In(call) => return Sight::Call(call),
+                Line::Garbled => return Sight::Hidden,
                 Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
                 Line::Running => {
                     let now_ns = clock::monotonic_ns();
-                    if now_ns > *until_ns.get_or_insert(now_ns + PATIENCE_NS) {
-                        return None;
+                    if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
+                        break;
                     }
                     if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
                         std::thread::yield_now();
@@ -145,7 +168,7 @@ impl Looker {
                 }
             }
         }
-        None
+        Sight::Restless
     }
 }
 

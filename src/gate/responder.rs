@@ -16,7 +16,7 @@ use crate::classify;
 use crate::marks::{Groups, MarkTable};
 use crate::subject::{Verifier, capture};
 use crate::sys::clock;
-use crate::sys::fanotify::Answer;
+use crate::sys::fanotify::{Answer, Group};
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Creation, Delivery, SharedPage, Slot};
@@ -46,6 +46,9 @@ pub struct Shared {
 /// The state of one responder thread.
 pub struct Responder {
     shared: Arc<Shared>,
+    /// A descriptor of its own: a count of references that all responders share would move between their CPUs with
+    /// every event.
+    group: Option<Group>,
     slot: &'static Slot,
     in_force: (u64, Arc<InForce>),
     proc: Proc,
@@ -64,6 +67,7 @@ impl Responder {
     /// /proc cannot be opened.
     pub fn new(shared: Arc<Shared>, index: usize) -> io::Result<Self> {
         Ok(Self {
+            group: shared.groups.gate.as_ref().map(Group::try_clone).transpose()?,
             slot: &shared.page.slots[index],
             in_force: shared.in_force.load(),
             proc: Proc::open()?,
@@ -92,8 +96,13 @@ impl Responder {
     /// # Errors
     /// The group is unusable. Every other failure to read is one lost event, which the kernel has denied.
     pub fn answer_next(&mut self) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let Some(group) = &shared.groups.gate else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Some(group) = self.group.take() else { return Err(io::ErrorKind::Unsupported.into()) };
+        let outcome = self.answer_next_of(&group);
+        self.group = Some(group);
+        outcome
+    }
+
+    fn answer_next_of(&mut self, group: &Group) -> io::Result<()> {
         match self.slot.receive(group) {
             Ok(Delivery::Event(arrival)) => self.handle(Pending::new(group, self.slot, arrival)),
             Ok(Delivery::Refused { tid, errno }) => self.kernel_refused(tid, errno),

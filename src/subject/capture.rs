@@ -5,38 +5,45 @@ use std::ffi::CStr;
 use super::status::{self, Status};
 use crate::audit::record::{ANCESTORS_MAX, Ancestor, COMM_BYTES, Record, Span};
 use crate::sys::path::PATH_BYTES;
-use crate::sys::proc::{Proc, Task, TaskCache};
+use crate::sys::proc::{Proc, Subject, SubjectFile, Task, TaskCache};
 
 /// `/proc/<pid>/status` up to the user ids is below 400 bytes.
 const STATUS_BYTES: usize = 1024;
+/// Kept free for the texts that come after the command line: working directory, executables of the parents.
+const ROOM_AFTER_CMDLINE: usize = 16 * 1024;
+/// The first process, which does not end, and whose executable need not be visible.
+const INIT: i32 = 1;
 /// Longest cgroup path that is kept.
 const CGROUP_BYTES: usize = 1024;
 
 /// Fills `record.subject`. What cannot be read stays as unknown.
-pub fn capture(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i32) {
-    if let Some(task) = identity(record, proc, parents, tid) {
-        cmdline(record, &task);
-    }
+pub fn capture(record: &mut Record, proc: &Proc, cache: &mut TaskCache, tid: i32) {
+    fill(record, proc, cache, tid, true);
 }
 
 /// As [`capture`], without the command line: that lies in the subject's own memory, and a subject can put it on a
 /// page that never answers. Who must not hang asks for this.
-pub fn identity(record: &mut Record, proc: &Proc, parents: &mut TaskCache, tid: i32) -> Option<Task> {
+pub fn identity(record: &mut Record, proc: &Proc, cache: &mut TaskCache, tid: i32) {
+    fill(record, proc, cache, tid, false);
+}
+
+fn fill(record: &mut Record, proc: &Proc, cache: &mut TaskCache, tid: i32, with_memory: bool) {
     record.subject.tid = tid;
-    let task = proc.task(tid).ok()?;
     let mut buffer = [0u8; STATUS_BYTES];
-    let n = task.read_small(c"status", &mut buffer).ok()?;
+    let Ok((subject, n)) = cache.subject(proc, tid, &mut buffer) else { return };
     let status = Status::parse(&buffer[..n]);
     record.subject.pid = status.tgid;
     record.subject.ppid = status.ppid;
     record.subject.uid = status.uid;
     record.subject.comm = comm(record, &status);
-    record.subject.auid = login_uid(&task);
-    record.subject.exe = link(record, &task, c"exe");
-    record.subject.cwd = link(record, &task, c"cwd");
-    record.subject.cgroup = small_file(record, &task, c"cgroup");
-    ancestors(record, proc, parents, status.ppid);
-    Some(task)
+    record.subject.auid = login_uid(subject);
+    record.subject.exe = link(record, subject.task(), c"exe");
+    record.subject.cwd = link(record, subject.task(), c"cwd");
+    if with_memory {
+        cmdline(record, subject);
+    }
+    record.subject.cgroup = cgroup(record, subject);
+    ancestors(record, proc, cache, status.ppid);
 }
 
 fn comm(record: &mut Record, status: &Status<'_>) -> Span {
@@ -45,9 +52,9 @@ fn comm(record: &mut Record, status: &Status<'_>) -> Span {
     record.push_text(&name[..n])
 }
 
-fn login_uid(task: &Task) -> i64 {
+fn login_uid(subject: &Subject) -> i64 {
     let mut digits = [0u8; 16];
-    match task.read_small(c"loginuid", &mut digits).map(|n| status::number(&digits[..n])) {
+    match subject.read(SubjectFile::LoginUid, &mut digits).map(|n| status::number(&digits[..n])) {
         Ok(uid) if uid != i64::from(u32::MAX) => uid,
         _ => -1,
     }
@@ -60,35 +67,53 @@ fn link(record: &mut Record, task: &Task, name: &CStr) -> Span {
     record.commit(n)
 }
 
-fn small_file(record: &mut Record, task: &Task, name: &CStr) -> Span {
+fn cgroup(record: &mut Record, subject: &Subject) -> Span {
     let room = record.spare();
     let len = room.len().min(CGROUP_BYTES);
-    let n = task.read_small(name, &mut room[..len]).unwrap_or(0);
+    let n = subject.read(SubjectFile::Cgroup, &mut room[..len]).unwrap_or(0);
     record.commit(n)
 }
 
-fn cmdline(record: &mut Record, task: &Task) {
+fn cmdline(record: &mut Record, subject: &Subject) {
     let room = record.spare();
-    let len = room.len();
-    let n = task.read(c"cmdline", room).unwrap_or(0);
+    let len = room.len().saturating_sub(ROOM_AFTER_CMDLINE);
+    let n = subject.read(SubjectFile::CommandLine, &mut room[..len]).unwrap_or(0);
     record.subject.cmdline = record.commit(n);
     record.subject.cmdline_cut = n == len;
 }
 
-fn ancestors(record: &mut Record, proc: &Proc, parents: &mut TaskCache, mut pid: i32) {
-    for depth in 0..ANCESTORS_MAX {
-        if pid <= 0 {
+/// The parents, each looked at now. Which process is whose parent is read anew only where it can have changed.
+fn ancestors(record: &mut Record, proc: &Proc, cache: &mut TaskCache, mut pid: i32) {
+    let mut child = None;
+    let mut depth = 0;
+    // A parent may end meanwhile, its children go to another, and so on; not for ever.
+    for _ in 0..2 * ANCESTORS_MAX {
+        if pid <= 0 || depth == ANCESTORS_MAX {
             break;
         }
-        let mut buffer = [0u8; STATUS_BYTES];
-        let Ok((known, n)) = parents.get(proc, pid, &mut buffer) else { break };
-        let status = Status::parse(&buffer[..n]);
-        let ancestor = Ancestor { pid, comm: comm(record, &status), exe: link(record, known.task(), c"exe") };
-        if depth == 0 {
-            record.subject.parent_exe = ancestor.exe;
+        let mut name = [0; COMM_BYTES + 1];
+        let mut exe = 0;
+        let found = cache.parent(proc, pid, &mut name).map(|(known, n)| {
+            exe = known.exe(record.spare());
+            n
+        });
+        if let Some(child) = child {
+            let now = cache.parent_of(proc, child, pid, found.is_ok() && (exe > 0 || pid == INIT));
+            if now != pid {
+                pid = now;
+                continue;
+            }
         }
-        record.subject.ancestors[depth] = ancestor;
-        record.subject.ancestors_len = depth as u8 + 1;
-        pid = status.ppid;
+        let Ok(n) = found else { break };
+        let exe = record.commit(exe);
+        let comm = record.push_text(name[..n].strip_suffix(b"\n").unwrap_or(&name[..n]));
+        if depth == 0 {
+            record.subject.parent_exe = exe;
+        }
+        record.subject.ancestors[depth] = Ancestor { pid, comm, exe };
+        depth += 1;
+        record.subject.ancestors_len = depth as u8;
+        child = Some(pid);
+        pid = cache.guess_of_grandparent(pid);
     }
 }

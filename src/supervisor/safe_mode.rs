@@ -112,7 +112,7 @@ impl SafeMode {
     fn look_at_subject(&mut self, tid: i32) {
         self.subject.clear();
         // Not its command line, which is memory of its own; the worker reads that if it still can.
-        let _ = capture::identity(&mut self.subject, &self.proc, &mut self.parents, tid);
+        capture::identity(&mut self.subject, &self.proc, &mut self.parents, tid);
     }
 
     fn store_subject(&self, left: &Leftover) {

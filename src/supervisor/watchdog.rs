@@ -11,7 +11,7 @@ use crate::sys::shared::{RESPONDERS_MAX, SharedPage, Stage};
 pub const TICK_MS: u64 = 150;
 
 /// Looks in a row that find one event unanswered, or a queue that nobody reads: 0.9 s. A verdict takes
-/// microseconds; the looks at an opener that does not come to rest are bounded at some 150 ms.
+/// microseconds; the looks at an opener that does not come to rest are bounded at half a second.
 const STUCK_TICKS: u8 = 6;
 
 /// What was seen at the last look. Counted in looks, not in time, so that a stopped machine that goes on does

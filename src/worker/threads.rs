@@ -1,4 +1,4 @@
-//! Starts the responders: one pinned thread per CPU.
+//! Starts the responders: a pinned thread per CPU, and no more than are of use.
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -9,26 +9,30 @@ use crate::gate::Responder;
 use crate::sys::shared::RESPONDERS_MAX;
 use crate::sys::thread as system_thread;
 
+/// Readers of a group wait non-exclusively: each that sleeps is woken for each event, and all but one in vain. So
+/// there are not more of them than it takes for one that waits for its opener to hold nobody up.
+const DEFAULT_MAX: usize = 4;
+
 /// Starts them and waits until each has all it needs.
 ///
 /// # Errors
 /// A thread or its memory cannot be had.
 pub fn start_responders(worker: &Arc<Worker>) -> io::Result<()> {
     let cpus = system_thread::allowed_cpus()?;
-    let count = worker.options.threads.unwrap_or(cpus.len()).clamp(1, RESPONDERS_MAX);
+    let count = worker.options.threads.unwrap_or(cpus.len().min(DEFAULT_MAX)).clamp(1, RESPONDERS_MAX);
+    // With fewer threads than CPUs the scheduler does better: it can wake one near the opener.
+    let pinned = count >= cpus.len();
     let (ready, started) = mpsc::channel();
     for index in 0..count {
         let worker = Arc::clone(worker);
         let ready = ready.clone();
-        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let cpu = cpus.get(index % cpus.len().max(1)).copied().filter(|_| pinned);
         thread::Builder::new().name(format!("writegate-{index}")).spawn(move || {
             worker.page.add_own_thread(system_thread::gettid());
             if let Some(cpu) = cpu {
                 // Not being pinned costs speed, not safety.
                 let _ = system_thread::pin_to(cpu);
             }
-            // Nor is having to wait for a busy CPU, as long as it is less than the supervisor's patience.
-            let _ = system_thread::run_first();
             worker.shared.audit.warm_thread();
             match Responder::new(Arc::clone(&worker.shared), index) {
                 Ok(mut responder) => {
