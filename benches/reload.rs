@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use writegate::policy::check;
 use writegate::policy::choice;
 use writegate::policy::filesystem::Filesystem;
+use writegate::policy::kubearmor::Labels;
 
 fn reload(c: &mut Criterion) {
     let scratch = tempfile::tempdir().expect("a scratch directory");
@@ -28,7 +29,7 @@ fn reload(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| {
                 let (sources, _) = choice::sources(black_box(std::slice::from_ref(&file)), &[]);
-                let built = check::build(&sources, &Default::default(), None, 1, &Filesystem);
+                let built = check::build(&sources, &Labels::default(), None, 1, &Filesystem);
                 assert!(built.snapshot.is_some(), "{:?}", built.diagnostics);
             });
         });

@@ -181,6 +181,8 @@ fn flags_that_change_under_the_gate_let_nothing_through() {
                     shared.store(libc::O_RDONLY as u64, Ordering::Relaxed);
                 }
             });
+            // Also when it panics.
+            let _end = support::Finally(&over);
             let until = Instant::now() + Duration::from_secs(3);
             while Instant::now() < until {
                 match raw::openat2_at(&path, &raw const how) {
@@ -196,7 +198,6 @@ fn flags_that_change_under_the_gate_let_nothing_through() {
                     }
                 }
             }
-            over.store(true, Ordering::Relaxed);
         });
         eprintln!("{opened} opens passed as reads, {denied} were refused");
         assert!(opened > 0 && denied > 0, "the race must have been run from both sides");

@@ -79,7 +79,7 @@ pub fn main(arguments: &[String]) -> ! {
             let group = Arc::clone(&group);
             std::thread::spawn(move || {
                 thread::pin_to(cpu).expect("pinned");
-                answer_all(&group, work)
+                answer_all(&group, work);
             })
         })
         .collect();

@@ -60,9 +60,14 @@ pub fn distributions(series: &[&Series], title: &str) -> String {
             }
         }
     }
-    for (nines, label) in
-        [(0.0, "0 %"), (0.30103, "50 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")]
-    {
+    for (nines, label) in [
+        (0.0, "0 %"),
+        (std::f64::consts::LOG10_2, "50 %"),
+        (1.0, "90 %"),
+        (2.0, "99 %"),
+        (3.0, "99.9 %"),
+        (4.0, "99.99 %"),
+    ] {
         let (at, right, left) = (y(nines), WIDTH - RIGHT, LEFT - 6.0);
         let text = at + 4.0;
         let _ = writeln!(

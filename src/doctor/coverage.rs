@@ -140,6 +140,10 @@ const TABLE: &[Entry] = &[
     none("change times: utimes", NO_WATCH),
     none("change inode flags: chattr", "it raises no event; the open that it needs is a read"),
     none("mount something over a protected path", "this release does not watch mounts"),
+    none(
+        "write through the event descriptors of a fanotify group of the intruder's own",
+        "the kernel opens them for him without an event; /proc/<pid>/fdinfo shows such a group",
+    ),
     none("write to the raw block device", "it is a device like any other: protect it by other means"),
     prevented(
         "kill the worker",

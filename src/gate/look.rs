@@ -16,12 +16,12 @@ use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 const LOOKS_AT_ONCE: u32 = 2;
 /// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
 const LOOKS_YIELDING: u32 = 200;
-/// How long an opener is looked at, with sleeps in between: enough but for a host with many more runnable threads
-/// than CPUs. Times and not numbers of looks: on such a host each yield and each sleep costs milliseconds too.
-const BRIEFLY_NS: u64 = 20_000_000;
-/// Longer for an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to
-/// wait, and to let it pass unseen would let it empty the file. Together below the watchdog's patience.
-const PATIENTLY_NS: u64 = 450_000_000;
+/// All looks after the first ones together, nanoseconds: enough but for a host with many more runnable threads than
+/// CPUs. A time and not a number of looks: there each yield and each sleep of ours costs milliseconds too.
+const PATIENCE_NS: u64 = 20_000_000;
+/// For an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to wait,
+/// and to let it pass unseen would let it empty the file. Below the 0.9 s after which a worker is replaced.
+const LONG_PATIENCE_NS: u64 = 450_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
@@ -110,10 +110,10 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let mut sight = self.call_of(proc, tid, BRIEFLY_NS);
+        let mut sight = self.call_of(proc, tid, PATIENCE_NS);
         // Whoever cannot write cannot empty the file either: no need to wait for it.
         if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
-            sight = self.call_of(proc, tid, PATIENTLY_NS);
+            sight = self.call_of(proc, tid, LONG_PATIENCE_NS);
         }
         let call = match sight {
             Sight::Call(call) => call,
@@ -136,7 +136,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let Sight::Call(call) = self.call_of(proc, tid, BRIEFLY_NS) else { return None };
+        let Sight::Call(call) = self.call_of(proc, tid, PATIENCE_NS) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -158,7 +158,7 @@ impl Looker {
                 Line::Running => {
                     let now_ns = clock::monotonic_ns();
                     if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
-                        break;
+                        return Sight::Restless;
                     }
                     if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
                         std::thread::yield_now();

@@ -65,11 +65,24 @@ pub fn kill_now(pidfd: &OwnedFd) -> io::Result<()> {
 /// # Errors
 /// `ENOMEM`, `EPERM` without `CAP_IPC_LOCK` and enough `RLIMIT_MEMLOCK`.
 pub fn stay_in_memory() -> io::Result<()> {
+    // With a limit in force, what is allocated later would fail instead of being swapped.
+    if !may_lock_memory() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     // SAFETY: mlockall(2) takes flags and changes no content of memory.
     if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok())
+        .is_some_and(|capabilities| capabilities & CAP_IPC_LOCK != 0)
 }
 
 /// Ignores a signal for this process and its children.

@@ -119,6 +119,19 @@ impl<'lab> Gate<'lab> {
         }
     }
 
+    /// Whether `pid` is a process of this very gate.
+    fn owns(&self, pid: i32) -> bool {
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        pid > 1 && is_ours(pid) && cmdline.contains(self.out.to_str().expect("a plain path"))
+    }
+
+    /// All processes of this gate.
+    fn processes(&self) -> Vec<i32> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| self.owns(pid)).collect()
+    }
+
     /// The process that was started.
     pub fn supervisor(&self) -> i32 {
         self.child.id() as i32
@@ -131,8 +144,7 @@ impl<'lab> Gate<'lab> {
 
     /// Sends a signal to the supervisor or to a worker.
     pub fn signal(&self, pid: i32, signal: Signal) {
-        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        assert!(cmdline.contains(self.out.to_str().expect("a plain path")), "{pid} is none of ours");
+        assert!(self.owns(pid), "{pid} is none of ours");
         self.disturbed.set(true);
         kill(Pid::from_raw(pid), signal).expect("a process of ours");
     }
@@ -184,6 +196,20 @@ impl<'lab> Gate<'lab> {
     }
 }
 
+/// Asks it to end, and makes it end.
+fn kill_if_alive(child: &mut Child) -> std::io::Result<()> {
+    if child.try_wait()?.is_none() {
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait()?.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -195,18 +221,10 @@ impl Drop for Gate<'_> {
             }
         }
         let supervisor = self.supervisor();
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let workers = children_of(supervisor);
-            let _ = kill(Pid::from_raw(supervisor), Signal::SIGTERM);
-            let deadline = Instant::now() + PATIENCE;
-            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-            for worker in workers.into_iter().filter(|&pid| is_ours(pid)) {
-                let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
-            }
+        let _ = kill_if_alive(&mut self.child);
+        // A worker goes on without its supervisor.
+        for worker in self.processes() {
+            let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
         }
         self.lab
             .supervisors

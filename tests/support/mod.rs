@@ -15,6 +15,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -191,6 +192,15 @@ impl Drop for Lab {
         for target in self.mounts.lock().unwrap_or_else(PoisonError::into_inner).drain(..).rev() {
             let _ = umount2(&target, MntFlags::MNT_DETACH);
         }
+    }
+}
+
+/// Sets a flag when it goes: threads that wait for it end also when the test panics.
+pub struct Finally<'a>(pub &'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
