@@ -50,20 +50,6 @@ pub fn pin_to(cpu: usize) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets the calling thread run before others that want its CPU: those who wait for it wait less.
-///
-/// # Errors
-/// `EACCES` without `CAP_SYS_NICE`.
-pub fn run_first() -> io::Result<()> {
-    // What fapolicyd and other daemons that others wait for take.
-    const NICE: i32 = -15;
-    // SAFETY: setpriority(2) takes integers; 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// Names the calling thread; the kernel keeps 15 bytes.
 pub fn set_name(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string (prctl(2)).

@@ -33,8 +33,6 @@ pub fn start_responders(worker: &Arc<Worker>) -> io::Result<()> {
                 // Not being pinned costs speed, not safety.
                 let _ = system_thread::pin_to(cpu);
             }
-            // Nor is having to wait for a busy CPU, as long as it is less than the supervisor's patience.
-            let _ = system_thread::run_first();
             worker.shared.audit.warm_thread();
             match Responder::new(Arc::clone(&worker.shared), index) {
                 Ok(mut responder) => {
