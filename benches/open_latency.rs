@@ -22,7 +22,7 @@ use lab::gate::Gate;
 use lab::opener::{self, Deed, Expect, Opener};
 use lab::report::{self, Criterion};
 use lab::responder::{self, Floor, Work};
-use lab::stats::{Metric, Series, difference, quiet_ratio, quietest, ratio};
+use lab::stats::{Metric, Series, difference, ratio};
 use lab::{svg, tree};
 use serde_json::json;
 
@@ -284,15 +284,13 @@ fn judge(scenarios: &[Scenario], peers: &[Peer]) -> Vec<Criterion> {
     let at_most = |what: &str, a: &str, b: &str, metric, limit| Criterion {
         what: what.to_owned(),
         found: ratio(of(a), of(b), metric),
-        quiet: quiet_ratio(of(a), of(b), metric),
         limit,
         at_least: false,
         unit: "×",
     };
     let work = |what: &str, a: &str, b: &str, limit| {
         let found = difference(of(a), of(b), Metric::Cpu) / 1000.0;
-        let quiet = (quietest(of(a), Metric::Cpu) - quietest(of(b), Metric::Cpu)) / 1000.0;
-        Criterion { what: what.to_owned(), found: [found; 3], quiet, limit, at_least: false, unit: " µs" }
+        Criterion { what: what.to_owned(), found: [found; 3], limit, at_least: false, unit: " µs" }
     };
     let mut all = vec![
         work("protected read: CPU beyond the floor, thread known", "read", "floor", 3.0),
@@ -316,7 +314,6 @@ fn judge(scenarios: &[Scenario], peers: &[Peer]) -> Vec<Criterion> {
         Criterion {
             what: "8 openers: opens per second to the floor's".to_owned(),
             found: ratio(of("read_8"), of("floor_8"), Metric::Rate),
-            quiet: quiet_ratio(of("read_8"), of("floor_8"), Metric::Rate),
             limit: 0.85,
             at_least: true,
             unit: "×",
@@ -331,7 +328,6 @@ fn judge(scenarios: &[Scenario], peers: &[Peer]) -> Vec<Criterion> {
         all.push(Criterion {
             what: format!("read: part of the rounds with p50 below {name}'s"),
             found: [wins as f64 / ours.slices.len() as f64; 3],
-            quiet: f64::NAN,
             limit: 1.0,
             at_least: true,
             unit: "",

@@ -14,8 +14,6 @@ pub struct Criterion {
     pub what: String,
     /// Quartiles or three times the same figure.
     pub found: [f64; 3],
-    /// The same figure for the quietest tenth of both; NaN where there is none.
-    pub quiet: f64,
     /// At most this (at least, where `at_least`).
     pub limit: f64,
     /// More is better.
@@ -73,8 +71,8 @@ pub fn latencies(series: &[&Series]) -> String {
 /// The table of criteria.
 pub fn criteria(criteria: &[Criterion]) -> String {
     let mut table = String::from(
-        "| criterion | median of rounds | quartiles | quietest tenth | limit | |\n\
-         | --- | --: | --- | --: | --: | --- |\n",
+        "| criterion | median of rounds | quartiles | limit | |\n\
+         | --- | --: | --- | --: | --- |\n",
     );
     for one in criteria {
         let [low, middle, high] = one.found;
@@ -85,10 +83,9 @@ pub fn criteria(criteria: &[Criterion]) -> String {
         } else {
             format!("{low:.2} – {high:.2}")
         };
-        let quiet = if one.quiet.is_nan() { "–".to_owned() } else { format!("{:.2}{unit}", one.quiet) };
         let _ = writeln!(
             table,
-            "| {} | {middle:.2}{unit} | {quartiles} | {quiet} | {word} {}{unit} | {verdict} |",
+            "| {} | {middle:.2}{unit} | {quartiles} | {word} {}{unit} | {verdict} |",
             one.what, one.limit
         );
     }
@@ -102,7 +99,7 @@ pub fn criteria_json(criteria: &[Criterion]) -> Value {
         .map(|one| {
             json!({
                 "what": one.what, "quartile_1": finite(one.found[0]), "median": finite(one.found[1]),
-                "quartile_3": finite(one.found[2]), "quietest_tenth": finite(one.quiet), "limit": one.limit, "at_least": one.at_least,
+                "quartile_3": finite(one.found[2]), "limit": one.limit, "at_least": one.at_least,
                 "unit": one.unit, "met": one.is_met(),
             })
         })

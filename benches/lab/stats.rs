@@ -150,19 +150,3 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     if values.is_empty() { f64::NAN } else { values[values.len() / 2] }
 }
-
-/// The ratio of what each reaches in its quietest tenth of the rounds: what is left without other people's load.
-pub fn quiet_ratio(of: &Series, to: &Series, metric: Metric) -> f64 {
-    quietest(of, metric) / quietest(to, metric)
-}
-
-/// The lower decile over the rounds, for rates the upper one.
-pub fn quietest(of: &Series, metric: Metric) -> f64 {
-    let mut values: Vec<f64> =
-        of.slices.iter().map(|slice| metric.of(slice)).filter(|value| !value.is_nan()).collect();
-    values.sort_by(f64::total_cmp);
-    if metric == Metric::Rate {
-        values.reverse();
-    }
-    if values.is_empty() { f64::NAN } else { values[(values.len() - 1) / 10] }
-}

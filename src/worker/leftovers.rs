@@ -24,7 +24,8 @@ use crate::verdict::{Change, Reason, decide};
 /// event comes within the supervisor's wake-up, that of safe mode at once.
 const CREATED_BEFORE_NS: i64 = 2_000_000_000;
 
-/// The logger empties the queue within milliseconds unless its disk stalls; then the loss is counted.
+/// The logger empties the queue within milliseconds unless its disk stalls; then losses are counted. For all records
+/// together, because the worker is ready only after them.
 const ROOM_WAITS: u32 = 50;
 const ROOM_WAIT: Duration = Duration::from_millis(2);
 
@@ -42,6 +43,7 @@ pub fn record(shared: &Shared) {
         places,
         rollback: Rollback::default(),
         parents: TaskCache::default(),
+        waits_left: ROOM_WAITS,
     };
     for leftover in &shared.page.leftovers {
         let tid = leftover.tid.load(Acquire);
@@ -59,6 +61,7 @@ struct Aftermath<'a> {
     places: Places,
     rollback: Rollback,
     parents: TaskCache,
+    waits_left: u32,
 }
 
 impl Aftermath<'_> {
@@ -110,11 +113,9 @@ impl Aftermath<'_> {
     }
 
     /// There may be more of them than the pool has records; unlike a responder, this thread can wait.
-    fn wait_for_room(&self) {
-        for _ in 0..ROOM_WAITS {
-            if self.shared.audit.pool().free() > 0 {
-                return;
-            }
+    fn wait_for_room(&mut self) {
+        while self.waits_left > 0 && self.shared.audit.pool().free() == 0 {
+            self.waits_left -= 1;
             std::thread::sleep(ROOM_WAIT);
         }
     }
