@@ -47,14 +47,7 @@ impl Sheet {
     }
 
     fn must(&mut self, what: impl Into<String>, value: f64, limit: f64, unit: &'static str) {
-        self.criteria.push(Criterion {
-            what: what.into(),
-            found: [value; 3],
-            quiet: f64::NAN,
-            limit,
-            at_least: false,
-            unit,
-        });
+        self.criteria.push(Criterion { what: what.into(), found: [value; 3], limit, at_least: false, unit });
     }
 }
 
