@@ -34,7 +34,8 @@ pub struct Resolver {
     /// The path it was reached by.
     pub seen: FixedPath,
     scratch: FixedPath,
-    name: FixedPath,
+    /// For one name at a time.
+    pub name: FixedPath,
     mounts: Mounts,
 }
 
@@ -64,7 +65,7 @@ impl Resolver {
                 canonicalise(candidate, name, path, table, stat)
             })
             // A file with several names has a mark of its own.
-            || table.file(stat.id, path)
+            || table.file(stat.id, path) && names(path, stat)
             // So has one that was made to take a trusted executable's place, wherever it was moved.
             || in_force.writers.remembered.successors.place_of(stat.id, path).is_some()
             || !table.is_complete() && is_protected_name(in_force, seen, path, stat);
@@ -143,6 +144,11 @@ fn canonicalise(
         table.directory(parent.id, path)
             && file::stat_path(path.as_cstr()).is_ok_and(|named| named.id == parent.id)
     }) && path.push_component(name.as_bytes())
+}
+
+/// Whether `path` names the object. An inode number alone is no identity: it is given away when its file is gone.
+pub fn names(path: &FixedPath, object: &Stat) -> bool {
+    file::stat_path(path.as_cstr()).is_ok_and(|found| found.id == object.id)
 }
 
 /// Directory and last component.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::creation::Creations;
 use super::in_force::{InForce, InForceCell};
 use super::look::{Look, Looker};
-use super::object::{Found, Resolver};
+use super::object::{self, Found, Resolver};
 use super::pending::Pending;
 use super::rollback::Rollback;
 use crate::access::{Access, Mutation};
@@ -222,19 +222,25 @@ impl Responder {
         let mut strictest = by_this;
         for (index, rule) in rules[..count].iter().flatten().enumerate() {
             let verdict = self.decide(Found::Protected(*rule), access, tid);
-            if verdict.outcome > strictest.outcome {
+            if verdict.outcome > strictest.outcome && self.governed_name(stat, index) {
                 strictest = verdict;
-                let path = &mut self.resolver.path;
-                let mut at = 0;
-                self.shared.table.names_of_file(stat.id, |name| {
-                    if at == index {
-                        let _ = path.set(name);
-                    }
-                    at += usize::from(trie_governs(&self.in_force.1, name));
-                });
             }
         }
         strictest
+    }
+
+    /// Takes the `index`th governed name of the file as its path, if it still is one.
+    fn governed_name(&mut self, stat: &Stat, index: usize) -> bool {
+        let trie = &self.in_force.1.snapshot.trie;
+        let name = &mut self.resolver.name;
+        let (mut at, mut found) = (0, false);
+        self.shared.table.names_of_file(stat.id, |candidate| {
+            if trie.lookup(candidate).is_some() {
+                found = found || at == index && name.set(candidate);
+                at += 1;
+            }
+        });
+        found && object::names(name, stat) && self.resolver.path.set(name.as_bytes())
     }
 
     /// A trusted writer has made this file. When it is to take another trusted executable's place, and its maker may
@@ -299,8 +305,4 @@ impl Responder {
         }
         self.audit.offer(record);
     }
-}
-
-fn trie_governs(in_force: &InForce, name: &[u8]) -> bool {
-    in_force.snapshot.trie.lookup(name).is_some()
 }
