@@ -1,15 +1,15 @@
 //! A responder answers real events without allocating or freeing anything.
 #![cfg(target_arch = "x86_64")]
 
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use counting::calls;
 use io_uring::squeue::Flags;
 use libc::{O_CREAT, O_EXCL, O_RDONLY, O_TRUNC, O_WRONLY};
 use support::actor::{self, errno};
@@ -23,40 +23,6 @@ use writegate::policy::choice;
 use writegate::policy::kubearmor::Labels;
 use writegate::subject::TrustedWriters;
 use writegate::sys::shared::SharedPage;
-
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; realloc and alloc_zeroed come here too.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn calls(work: impl FnOnce()) -> u64 {
-    let before = CALLS.with(Cell::get);
-    work();
-    CALLS.with(Cell::get) - before
-}
 
 const POLICY: &str = "[[policy]]\nname = 'tree'\npaths = ['@/tree/']\nwriters = ['writer']\n\
                       [[policy]]\nname = 'secret'\npaths = ['@/secret/']\nread = false\n\

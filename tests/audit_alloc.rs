@@ -1,10 +1,11 @@
 //! A responder's part of the audit side never allocates or frees.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use counting::calls;
 use writegate::access::Access;
 use writegate::audit::context::Context;
 use writegate::audit::logger::{Format, Logger, LoggerConfig};
@@ -12,40 +13,6 @@ use writegate::audit::queue::audit_queue_with;
 use writegate::audit::record::What;
 use writegate::policy::snapshot::Snapshot;
 use writegate::trie::PathTrie;
-
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn calls(work: impl FnOnce()) -> u64 {
-    let before = CALLS.with(Cell::get);
-    work();
-    CALLS.with(Cell::get) - before
-}
 
 #[test]
 fn taking_filling_offering_and_losing_allocate_nothing() {

@@ -106,11 +106,6 @@ impl MarkTable {
         }
     }
 
-    /// Whether the directory is marked.
-    pub fn has_directory(&self, id: Identity) -> bool {
-        self.inner.read().directories.contains_key(&id)
-    }
-
     /// Forgets `id`, whose path names another object by now: it was moved, or it is gone and its inode number was
     /// given away.
     pub fn forget(&self, kind: MarkKind, id: Identity) {

@@ -243,8 +243,6 @@ pub struct SharedPage {
     pub lost: AtomicU64,
     /// Nanoseconds since the epoch of the last loss; 0: never.
     pub last_loss_ns: AtomicU64,
-    /// The worker's control thread moves it; the supervisor's watchdog looks.
-    pub heartbeat: AtomicU64,
     own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
     own_threads_len: AtomicU32,
     /// The supervisor is between its look at [`SharedPage::stage`] and the end of its read.

@@ -1,4 +1,4 @@
-//! The worker's main loop: signals, the control socket, the heartbeat.
+//! The worker's main loop: signals and the control socket.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -19,8 +19,8 @@ use crate::sys::shared::Stage;
 
 /// How long a caller may take to send its line and to take its answer. It is root, but it may be stopped.
 const CALLER_PATIENCE: Duration = Duration::from_secs(2);
-/// The heartbeat's pace, milliseconds.
-const BEAT_MS: u16 = 500;
+/// The longest wait, milliseconds: a signal between two looks is seen then at the latest.
+const WAIT_MS: u16 = 500;
 
 /// Serves until the worker is asked to stop.
 pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
@@ -30,8 +30,7 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
         ];
         // EINTR and the like: everything is looked at anyway.
-        let _ = poll(&mut fds, PollTimeout::from(BEAT_MS));
-        worker.page.heartbeat.fetch_add(1, Relaxed);
+        let _ = poll(&mut fds, PollTimeout::from(WAIT_MS));
         let came = signals.take();
         if came.stop {
             return;
