@@ -214,6 +214,8 @@ impl Supervisor {
         };
         self.worker = None;
         let was_starting = self.page.stage() != Stage::Ready;
+        // It may have become ready and died since the last look.
+        self.was_ready |= !was_starting;
         self.page.set_stage(Stage::Starting);
         self.page.forget_own_threads();
         self.safe_mode.answer_for_the_dead(&self.inheritance.groups, self.page);
