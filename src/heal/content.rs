@@ -1,0 +1,126 @@
+//! Content of regular files: copied, compared, written back.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use crate::sys::inode;
+
+/// One read or write.
+const BLOCK: usize = 256 * 1024;
+
+/// How a copy was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Its blocks are shared: it costs no space until one of the two changes.
+    Shared,
+    /// Every byte was written.
+    Written,
+}
+
+/// Makes the empty file `to` the same as `from`, up to `limit` bytes unless blocks can be shared.
+///
+/// # Errors
+/// `EFBIG` when it would be longer; those of reading and writing.
+pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<Made> {
+    if inode::clone_content(from.as_fd(), to.as_fd()).is_ok() {
+        return Ok(Made::Shared);
+    }
+    let mut buffer = vec![0u8; BLOCK];
+    let mut at = 0u64;
+    loop {
+        let n = read_block(from, &mut buffer, at)?;
+        if n == 0 {
+            break;
+        }
+        if at + n as u64 > limit {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        // Holes stay holes.
+        if buffer[..n].iter().any(|&byte| byte != 0) {
+            to.write_all_at(&buffer[..n], at)?;
+        }
+        at += n as u64;
+    }
+    to.set_len(at)?;
+    Ok(Made::Written)
+}
+
+/// Whether both hold the same bytes, and the BLAKE3 sum of `now`.
+///
+/// # Errors
+/// Those of reading.
+pub fn compare(now: &File, right: &File) -> io::Result<(bool, [u8; 32])> {
+    let (mut a, mut b) = (vec![0u8; BLOCK], vec![0u8; BLOCK]);
+    let mut hasher = blake3::Hasher::new();
+    let (mut at, mut same) = (0u64, true);
+    loop {
+        let n = read_block(now, &mut a, at)?;
+        hasher.update(&a[..n]);
+        if same {
+            let m = read_block(right, &mut b, at)?;
+            same = a[..n] == b[..m];
+        }
+        if n == 0 {
+            return Ok((same, *hasher.finalize().as_bytes()));
+        }
+        at += n as u64;
+    }
+}
+
+/// Makes `now` the same as `right` in place, writing only what differs.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn write_back(right: &File, now: &File) -> io::Result<()> {
+    let length = right.metadata()?.len();
+    now.set_len(length)?;
+    let (mut a, mut b) = (vec![0u8; BLOCK], vec![0u8; BLOCK]);
+    let mut at = 0;
+    while at < length {
+        let n = read_block(right, &mut b, at)?;
+        if n == 0 {
+            break;
+        }
+        let m = read_block(now, &mut a[..n], at)?;
+        if a[..m] != b[..n] {
+            now.write_all_at(&b[..n], at)?;
+        }
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// The BLAKE3 sum, unless the file is longer than `limit`.
+///
+/// # Errors
+/// Those of reading.
+pub fn sum(file: &File, limit: u64) -> io::Result<Option<[u8; 32]>> {
+    let mut buffer = vec![0u8; BLOCK];
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at <= limit {
+        let n = read_block(file, &mut buffer, at)?;
+        if n == 0 {
+            return Ok(Some(*hasher.finalize().as_bytes()));
+        }
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+    }
+    Ok(None)
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_block(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
