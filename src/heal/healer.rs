@@ -211,7 +211,7 @@ impl Healer {
     }
 
     /// After a restart, or when the vault itself was tampered with: finds out again what it holds, holds what is
-    /// missing of what still is as expected, and drops the rest.
+    /// missing of what still is the expected object, and drops the rest.
     pub fn rehold(&mut self) {
         self.vault.recheck();
         for (path, _) in self.inventory.iter().filter(|(_, expected)| expected.is_dir()) {
@@ -233,12 +233,18 @@ impl Healer {
             }
             let Ok(object) = Object::at_path(&path) else { continue };
             let Ok(inode) = object.inode() else { continue };
-            // Only what nobody has touched: a copy of changed content would be worse than none.
-            if !expected.is_untouched(&inode) {
+            if expected.id != inode.id {
                 continue;
             }
-            self.vault.hold(&path, &object, &inode, if fixed { Copy::IfStale } else { Copy::None }, false);
-            if let Ok(inode) = object.inode() {
+            // Content that changed is not copied. Where only the change time differs (removing a link sets it too)
+            // there is no better source left.
+            let alike = expected.size == inode.size && expected.mtime == inode.mtime;
+            let copy = if fixed && alike { Copy::IfStale } else { Copy::None };
+            self.vault.hold(&path, &object, &inode, copy, false);
+            // What was touched before must not look untouched.
+            if expected.is_untouched(&inode)
+                && let Ok(inode) = object.inode()
+            {
                 expected.ctime = inode.ctime;
                 self.inventory.put(&path, expected);
             }

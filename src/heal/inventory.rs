@@ -99,6 +99,11 @@ impl Inventory {
             loop {
                 let range = (Bound::Included(from.as_slice()), Bound::Excluded(end.as_slice()));
                 let (key, expected) = self.names.range::<[u8], _>(range).next()?;
+                // The root of the tree is below itself by its name.
+                if key.len() == start {
+                    from.push(0);
+                    continue;
+                }
                 let deeper = key[start..].iter().position(|&byte| byte == b'/');
                 // Past all that lies below this name, or just past this name.
                 from.clear();

@@ -273,18 +273,24 @@ impl Quarantine {
         let (from, to) = (open(&kept)?, open(&destination)?);
         let old = c_name(&kept).map_err(Failure::of("name"))?;
         let new = c_name(&destination).map_err(Failure::of("name"))?;
+        // The operator wants to know what exactly is wrong, so nothing is called a race here.
+        let exactly = |error: std::io::Error| Failure::Call {
+            call: "release",
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
         match names::rename((from.as_fd(), &old), (to.as_fd(), &new), names::NOREPLACE) {
             Err(error) if is(&error, libc::EXDEV) => {
-                let object = from.child(&old).map_err(Failure::of("open"))?;
-                tree::copy(&object, &to, &new, u64::MAX).map_err(Failure::of("copy"))?;
-                tree::remove(&from, &old).map_err(Failure::of("unlink"))?;
+                if to.child(&new).is_ok() {
+                    return Err(exactly(std::io::Error::from_raw_os_error(libc::EEXIST)));
+                }
+                let object = from.child(&old).map_err(exactly)?;
+                if let Err(error) = tree::copy(&object, &to, &new, u64::MAX) {
+                    let _ = tree::remove(&to, &new);
+                    return Err(exactly(error));
+                }
+                tree::remove(&from, &old).map_err(exactly)?;
             }
-            // Not "it changed meanwhile": the operator wants to know which.
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                return Err(Failure::Call { call: "rename", errno });
-            }
-            Ok(()) => {}
+            other => other.map_err(exactly)?,
         }
         let _ = std::fs::remove_file(self.note_path(id));
         if let Some(item) = self.items.remove(id) {
