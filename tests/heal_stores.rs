@@ -383,8 +383,13 @@ fn a_tree_deeper_than_any_path_can_be_taken_and_dropped() {
         all_below(&top),
     );
     healer.learn_tree(&top);
-    let script = "mkdir deep; cd -P deep; for i in $(seq 3000); do mkdir dddd && cd -P dddd || exit 1; done";
-    run(Command::new("sh").args(["-c", script]).current_dir(&top));
+    let mut at = fs::File::open(&top).unwrap();
+    for name in std::iter::once(c"deep").chain([c"dddd"; 3000]) {
+        let directory = std::os::fd::AsFd::as_fd(&at);
+        writegate::sys::names::make_dir(directory, name, 0o755).unwrap();
+        at = writegate::sys::names::open_at(directory, name, 0, 0).unwrap().into();
+    }
+    drop(at);
     assert_eq!(dids(&heal(&mut healer, &top.join("deep"), Change::Unknown)), [Did::Removed]);
     fs::write(top.join("next"), "next").unwrap();
     let actions = heal(&mut healer, &top.join("next"), Change::Unknown);

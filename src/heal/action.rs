@@ -41,12 +41,13 @@ impl Duty {
 /// What is known to have happened at a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Change {
-    /// Something: everything is looked at, a directory's entries too.
+    /// Something: everything is looked at that has another change time, a directory's entries too.
     #[default]
     Unknown,
-    /// Somebody wrote to the file: its content is compared whatever its length and times say.
+    /// Somebody wrote to the file, and perhaps more: its content is compared whatever its length and times say.
     Modified,
-    /// The name or the metadata.
+    /// The name or the metadata only, as one event of an unbroken stream says: content is compared where length or
+    /// time say so.
     Metadata,
     /// The object was renamed to there.
     MovedTo(PathBuf),
@@ -118,6 +119,8 @@ pub struct Action {
     pub blake3: Option<[u8; 32]>,
     /// Older items of the quarantine that had to go.
     pub dropped: Vec<String>,
+    /// The name is put right, something else about it is not.
+    pub incomplete: Option<Failure>,
     /// What stood here could not be kept as evidence, or could not be moved away.
     pub evidence_lost: Option<Failure>,
 }
@@ -133,6 +136,7 @@ impl Action {
             quarantine: None,
             blake3: None,
             dropped: Vec::new(),
+            incomplete: None,
             evidence_lost: None,
         }
     }

@@ -5,27 +5,22 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::action::{Action, Change, Did, Duty, Hint};
+use super::action::{Action, Change, Content, Did, Hint};
 use super::content;
 use super::expected::Expected;
 use super::failure::Failure;
 use super::healer::Healer;
 use super::object::{Object, c_name, c_string, is};
-use super::reconcile::Place;
+use super::reconcile::{Place, Task};
 use crate::sys::{file, names};
 
 impl Healer {
     /// The name does not exist.
-    pub(super) fn restore(
-        &mut self,
-        place: &Place<'_>,
-        expected: &Expected,
-        duty: Duty,
-        change: &Change,
-    ) -> Result<Action, Failure> {
+    pub(super) fn restore(&mut self, place: &Place<'_>, task: Task<'_>) -> Result<Action, Failure> {
+        let expected = task.expected;
         self.touch(place.directory);
         let mut action = Action::new(place.path.to_owned(), Did::MovedBack);
-        if let Change::MovedTo(new) = change
+        if let Change::MovedTo(new) = task.change
             && self.take_back(place, expected, new, names::NOREPLACE)?.is_some()
         {
             self.queue.push_back((new.clone(), Change::Unknown));
@@ -44,7 +39,7 @@ impl Healer {
                 return Err(Failure::of("rename")(error));
             }
         }
-        self.dress(place, expected, duty, &mut action)?;
+        self.dress(place, task, &mut action);
         Ok(action)
     }
 
@@ -52,12 +47,10 @@ impl Healer {
     pub(super) fn replace(
         &mut self,
         place: &Place<'_>,
-        expected: &Expected,
-        duty: Duty,
-        change: &Change,
-        hint: &Hint,
+        task: Task<'_>,
         lost: bool,
     ) -> Result<Action, Failure> {
+        let Task { expected, change, hint, .. } = task;
         self.touch(place.directory);
         let mut action = Action::new(place.path.to_owned(), Did::MovedBack);
         if let Change::MovedTo(new) = change
@@ -81,7 +74,7 @@ impl Healer {
             }
             self.exchange(place, &temporary, expected, hint, &mut action)?;
         }
-        self.dress(place, expected, duty, &mut action)?;
+        self.dress(place, task, &mut action);
         Ok(action)
     }
 
@@ -209,21 +202,39 @@ impl Healer {
         }
     }
 
-    /// What now stands at the place gets its metadata; a directory its entries. Where the inode is another one than
-    /// before, that one is expected from now on.
-    fn dress(
+    /// What now stands at the place is made right in all else. What cannot be is noted in the action: the name
+    /// itself is put right already.
+    fn dress(&mut self, place: &Place<'_>, task: Task<'_>, action: &mut Action) {
+        match self.try_dress(place, task, action) {
+            Ok(None) => {}
+            Ok(Some(more)) => {
+                action.quarantine = action.quarantine.take().or(more.quarantine);
+                action.blake3 = action.blake3.or(more.blake3);
+                action.dropped.extend(more.dropped);
+                action.evidence_lost = action.evidence_lost.or(more.evidence_lost);
+            }
+            // A program that runs: another file takes its place.
+            Err(failure) if failure.is(libc::ETXTBSY) => {
+                self.queue.push_back((place.path.to_owned(), Change::Modified));
+            }
+            Err(failure) => action.incomplete = Some(failure),
+        }
+    }
+
+    /// Where the inode is another one than before, that one is expected from now on. A new directory gets its
+    /// entries.
+    fn try_dress(
         &mut self,
         place: &Place<'_>,
-        expected: &Expected,
-        duty: Duty,
+        task: Task<'_>,
         action: &mut Action,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Action>, Failure> {
         let object = place.parent.child(place.name).map_err(Failure::of("open"))?;
-        let inode = object.inode().map_err(Failure::of("statx"))?;
-        if inode.file_type() != expected.file_type() {
+        let mut inode = object.inode().map_err(Failure::of("statx"))?;
+        if inode.file_type() != task.expected.file_type() {
             return Err(Failure::Raced);
         }
-        let mut expected = expected.clone();
+        let mut expected = task.expected.clone();
         // A new inode may well have the old one's number.
         action.new_inode = matches!(action.did, Did::Made | Did::Copied);
         if inode.id != expected.id {
@@ -236,26 +247,30 @@ impl Healer {
             }
             self.inventory.put(place.path, expected.clone());
         }
+        // Of the content of what was lost for a moment no more is believed than was known before.
+        let mut change = match task.change {
+            Change::Metadata => Change::Metadata,
+            Change::Unknown | Change::Modified | Change::MovedTo(_) => Change::Unknown,
+        };
         if inode.is_dir() && action.did == Did::Made {
             self.touch(place.path);
             let children: Vec<_> =
                 self.inventory.children(place.path).map(|(path, _)| path.to_owned()).collect();
-            self.queue.extend(children.into_iter().map(|path| (path, Change::Metadata)));
+            self.queue.extend(children.into_iter().map(|path| (path, change.clone())));
+            change = Change::Metadata;
         }
-        let mut inode = inode;
         if action.did == Did::Copied {
             // Written by ourselves just now: with the right time it needs no second look.
             object.set_mtime(expected.mtime).map_err(Failure::of("utimensat"))?;
             inode = object.inode().map_err(Failure::of("statx"))?;
+            change = Change::Metadata;
         }
-        // The content is looked at where length or time say so.
-        let hint = Hint::default();
-        self.mend(&object, &inode, place.path, &expected, duty, &Change::Metadata, &hint)?;
+        let mend = Task { expected: &expected, change: &change, ..task };
+        let mended = self.mend(&object, &inode, place.path, mend)?;
         if action.new_inode && expected.is_file() {
-            let copy = duty.content == super::action::Content::Fixed;
-            self.rehold_one(place.path, &object, copy);
+            self.rehold_one(place.path, &object, task.duty.content == Content::Fixed);
         }
-        Ok(())
+        Ok(mended)
     }
 }
 

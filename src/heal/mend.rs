@@ -2,29 +2,27 @@
 
 use std::path::Path;
 
-use super::action::{Action, Change, Content, Did, Duty, Hint};
+use super::action::{Action, Change, Content, Did, Duty};
 use super::content;
 use super::expected::{Expected, Xattr};
 use super::failure::Failure;
 use super::healer::Healer;
 use super::object::{Object, is};
 use super::quarantine::Blame;
+use super::reconcile::Task;
 use super::vault::Copy;
 use crate::sys::inode::Inode;
 
 impl Healer {
     /// Makes the object what is expected; nothing to do, nothing returned.
-    #[expect(clippy::too_many_arguments, reason = "all of them say what is to be mended")]
     pub(super) fn mend(
         &mut self,
         object: &Object,
         inode: &Inode,
         path: &Path,
-        expected: &Expected,
-        duty: Duty,
-        change: &Change,
-        hint: &Hint,
+        task: Task<'_>,
     ) -> Result<Option<Action>, Failure> {
+        let Task { expected, duty, change, .. } = task;
         if inode.is_dir() && *change == Change::Unknown {
             self.queue_entries(path, object);
         }
@@ -33,7 +31,7 @@ impl Healer {
         }
         let mut action = Action::new(path.to_owned(), Did::Metadata);
         let mut work = Work { object, expected, duty, cleared: inode.flags == 0, did: false };
-        let content = self.mend_content(&mut work, inode, path, change, hint, &mut action);
+        let content = self.mend_content(&mut work, inode, path, task, &mut action);
         // Even where the content cannot be set back, the rest can.
         if let Err(failure) = content
             && failure.is(libc::ETXTBSY)
@@ -83,11 +81,11 @@ impl Healer {
         work: &mut Work<'_>,
         inode: &Inode,
         path: &Path,
-        change: &Change,
-        hint: &Hint,
+        task: Task<'_>,
         action: &mut Action,
     ) -> Result<(), Failure> {
-        let Work { object, expected, duty, .. } = *work;
+        let object = work.object;
+        let Task { expected, duty, change, hint } = task;
         if !inode.is_file() {
             return Ok(());
         }
@@ -98,7 +96,7 @@ impl Healer {
             Content::Fixed => {}
         }
         let differs = inode.size != expected.size || inode.mtime != expected.mtime;
-        if !differs && !matches!(change, Change::Modified | Change::Unknown) {
+        if !differs && *change == Change::Metadata {
             return Ok(());
         }
         let Some(right) = self.right_content(expected) else {

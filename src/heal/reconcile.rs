@@ -28,6 +28,15 @@ pub(super) struct Place<'a> {
     pub path: &'a Path,
 }
 
+/// What is to be done there.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub expected: &'a Expected,
+    pub duty: Duty,
+    pub change: &'a Change,
+    pub hint: &'a Hint,
+}
+
 impl Healer {
     /// Puts right what is at `path`, and what has to be right before or after it. Nothing to do, nothing returned.
     pub fn reconcile(&mut self, path: &Path, hint: &Hint) -> Vec<Action> {
@@ -108,7 +117,10 @@ impl Healer {
             Ok(object) => object,
             Err(error) if is(&error, libc::ENOENT) => {
                 return match expected {
-                    Some(expected) if duty.names => self.restore(&place, &expected, duty, change).map(Some),
+                    Some(expected) if duty.names => {
+                        let task = Task { expected: &expected, duty, change, hint: round.hint };
+                        self.restore(&place, task).map(Some)
+                    }
                     Some(_) => {
                         self.forget(path);
                         Ok(None)
@@ -133,11 +145,10 @@ impl Healer {
                 Ok(Some(Action::new(path.to_owned(), Did::Learned)))
             }
             Some(expected) if is_same(&expected, &inode, &object) => {
-                match self.mend(&object, &inode, path, &expected, duty, change, round.hint) {
+                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                match self.mend(&object, &inode, path, task) {
                     // A program that runs cannot be written to: another file takes its place.
-                    Err(failure) if failure.is(libc::ETXTBSY) => {
-                        self.replace(&place, &expected, duty, change, round.hint, true).map(Some)
-                    }
+                    Err(failure) if failure.is(libc::ETXTBSY) => self.replace(&place, task, true).map(Some),
                     mended => mended,
                 }
             }
@@ -145,7 +156,8 @@ impl Healer {
                 if inode.mount != mount {
                     return Err(Failure::MountedOver);
                 }
-                self.replace(&place, &expected, duty, change, round.hint, false).map(Some)
+                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                self.replace(&place, task, false).map(Some)
             }
             Some(_) => {
                 self.learn_tree(path);

@@ -190,7 +190,7 @@ pub fn dids(actions: &[Action]) -> Vec<Did> {
 pub fn heal(healer: &mut Healer, path: &Path, hint: impl Into<Hint>) -> Vec<Action> {
     let actions = healer.reconcile(path, &hint.into());
     for action in &actions {
-        assert!(!matches!(action.did, Did::Failed(_)), "{action:?}");
+        assert!(!matches!(action.did, Did::Failed(_)) && action.incomplete.is_none(), "{action:?}");
     }
     actions
 }
