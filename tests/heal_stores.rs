@@ -19,8 +19,9 @@ fn any_expected() -> impl Strategy<Value = Expected> {
     let bytes = || proptest::collection::vec(1u8.., 1..20);
     let xattrs = proptest::collection::vec((bytes(), bytes()), 0..3);
     let numbers = any::<(u64, u64, u64, u64, i64, i64)>();
-    (numbers, any::<(u32, u32, u32, u32, u32, u32)>(), proptest::option::of(bytes()), xattrs).prop_map(
-        |(n, m, target, xattrs)| {
+    let sum = proptest::option::of(any::<[u8; 32]>().prop_map(Box::new));
+    (numbers, any::<(u32, u32, u32, u32, u32, u32)>(), proptest::option::of(bytes()), xattrs, sum).prop_map(
+        |(n, m, target, xattrs, sum)| {
             let xattrs = xattrs.into_iter().map(|(name, value)| Xattr {
                 name: std::ffi::CString::new(name).unwrap().into(),
                 value: value.into(),
@@ -36,6 +37,7 @@ fn any_expected() -> impl Strategy<Value = Expected> {
                 uid: m.3,
                 gid: m.4,
                 flags: m.5,
+                sum,
                 extra: (extra != Extra::default()).then(|| Box::new(extra)),
             }
         },
@@ -60,6 +62,12 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn based(inventory: &Inventory) -> Vec<u8> {
+    let mut base = Vec::new();
+    inventory.write_base(&mut base).unwrap();
+    base
+}
+
 fn listed(inventory: &Inventory) -> Vec<(PathBuf, Expected)> {
     inventory.iter().map(|(path, expected)| (path.to_owned(), expected.clone())).collect()
 }
@@ -76,7 +84,7 @@ proptest! {
                 Step::Put(path, expected) => { inventory.put(Path::new(&path), expected); }
                 Step::Remove(path) => { inventory.remove(Path::new(&path)); }
                 Step::RemoveOne(path) => { inventory.remove_one(Path::new(&path)); }
-                Step::Base => { inventory.take_changes(); journal = inventory.encode(); }
+                Step::Base => { inventory.take_changes(); journal = based(&inventory); }
             }
             journal.extend(inventory.take_changes());
         }
@@ -121,7 +129,8 @@ proptest! {
 #[test]
 fn children_of_the_root_and_of_names_that_sort_around_the_slash() {
     let mut inventory = Inventory::new(false);
-    let expected = Inventory::new(false).take(Path::new("/")).unwrap().clone();
+    inventory.take(Path::new("/")).unwrap();
+    let expected = inventory.get(Path::new("/")).unwrap().clone();
     for path in ["/", "/a", "/a-b", "/a/x", "/a/x/y", "/a0", "/a!"] {
         inventory.put(Path::new(path), expected.clone());
     }
@@ -137,7 +146,7 @@ fn children_of_the_root_and_of_names_that_sort_around_the_slash() {
 }
 
 fn restarted(ground: &Ground, healer: Healer, top: &Path) -> Healer {
-    let journal = healer.inventory().encode();
+    let journal = based(healer.inventory());
     drop(healer);
     let (inventory, decoded) = Inventory::decode(&journal, true);
     assert_eq!(decoded.torn, 0);
@@ -157,7 +166,7 @@ fn the_next_worker_takes_it_up_and_heals_what_happened_meanwhile() {
         let mut healer = restarted(&ground, healer, &top);
         assert_eq!(healer.vault().usage(), usage);
         assert_eq!(healer.scan(), []);
-        let journal = healer.inventory().encode();
+        let journal = based(healer.inventory());
         drop(healer);
         fs::remove_file(top.join("a")).unwrap();
         fs::write(top.join("foreign"), "foreign").unwrap();
@@ -222,6 +231,30 @@ fn without_its_link_a_file_comes_from_the_copy() {
 }
 
 #[test]
+fn a_copy_that_was_changed_is_never_restored() {
+    for kind in KINDS {
+        let Some(ground) = ground(kind) else { return };
+        let (top, mut healer) = protected(&ground);
+        let path = top.join("sub/c");
+        let place = healer.vault().places().next_back().unwrap().to_owned();
+        let copy = place.join(format!("c-{:x}", ino(&path)));
+        // Of the same length and time.
+        let time = fs::metadata(&copy).unwrap().modified().unwrap();
+        fs::write(&copy, vec![6u8; 300_000]).unwrap();
+        fs::File::open(&copy).unwrap().set_modified(time).unwrap();
+        fs::write(&path, vec![5u8; 300_000]).unwrap();
+        let bad = Did::Failed(Failure::BadCopy);
+        assert_eq!(dids(&healer.reconcile(&path, &Change::Modified.into())), [bad.clone()]);
+        let mut healer = restarted(&ground, healer, &top);
+        assert_eq!(dids(&healer.scan()), [bad.clone()]);
+        fs::remove_file(place.join(format!("l-{:x}", ino(&path)))).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(dids(&healer.scan()), [bad]);
+        assert!(fs::metadata(&path).is_err());
+    }
+}
+
+#[test]
 fn links_are_counted_and_go_with_the_last_name() {
     let Some(ground) = ground(Kind::Ext4) else { return };
     let (top, mut healer) = protected(&ground);
@@ -233,6 +266,10 @@ fn links_are_counted_and_go_with_the_last_name() {
     fs::hard_link(&path, &twin).unwrap();
     healer.learn(&twin).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().nlink(), 3);
+    // Rightly changed by one name, it is right by the other.
+    fs::write(&twin, "both").unwrap();
+    healer.learn(&twin).unwrap();
+    assert_eq!(healer.scan(), []);
     fs::remove_file(&path).unwrap();
     healer.learn(&path).unwrap();
     assert_eq!((fs::metadata(&twin).unwrap().nlink(), healer.vault().vault_links(id)), (2, 1));
@@ -384,7 +421,7 @@ fn a_tree_deeper_than_any_path_can_be_taken_and_dropped() {
     );
     healer.learn_tree(&top);
     let mut at = fs::File::open(&top).unwrap();
-    for name in std::iter::once(c"deep").chain([c"dddd"; 3000]) {
+    for name in std::iter::once(c"deep").chain(std::iter::repeat_n(c"dddd", 3000)) {
         let directory = std::os::fd::AsFd::as_fd(&at);
         writegate::sys::names::make_dir(directory, name, 0o755).unwrap();
         at = writegate::sys::names::open_at(directory, name, 0, 0).unwrap().into();

@@ -149,24 +149,30 @@ impl Healer {
     }
 
     fn make_from_copy(&mut self, parent: &Object, name: &CStr, expected: &Expected) -> Result<(), Failure> {
-        let right = self.right_content(expected).ok_or(Failure::NothingHeld)?;
+        let right = self.right_content(expected).map_err(|failure| match failure {
+            Failure::NoCopy => Failure::NothingHeld,
+            other => other,
+        })?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let new = names::open_at(parent.as_fd(), name, flags, 0o600).map_err(Failure::of("open"))?;
-        if let Some(right) = right
-            && let Err(error) = content::copy(&right, &File::from(new), u64::MAX)
-        {
-            let _ = file::unlink_at(parent.as_fd(), name);
-            return Err(Failure::of("copy")(error));
-        }
-        Ok(())
+        let made = match content::copy(&right, &File::from(new), u64::MAX) {
+            Ok((_, sum)) if Some(sum) == expected.known_sum() => Ok(()),
+            Ok(_) => Err(Failure::BadCopy),
+            Err(error) => Err(Failure::of("copy")(error)),
+        };
+        made.inspect_err(|_| drop(file::unlink_at(parent.as_fd(), name)))
     }
 
-    /// The content that the file should have: `Some(None)` is empty.
-    pub(super) fn right_content(&self, expected: &Expected) -> Option<Option<File>> {
+    /// The content that the file should have, if a copy is held; of an empty file always. The copy is checked: who
+    /// could change it would have the healer write what the gate refuses.
+    pub(super) fn right_content(&self, expected: &Expected) -> Result<File, Failure> {
         if expected.size == 0 {
-            return Some(None);
+            return File::open("/dev/null").map_err(Failure::of("open"));
         }
-        self.vault.copy_of(expected.id, expected.size).map(Some)
+        let wanted = expected.known_sum().ok_or(Failure::NoCopy)?;
+        let copy = self.vault.copy_of(expected.id, expected.size).ok_or(Failure::NoCopy)?;
+        let sum = content::sum(&copy, expected.size).map_err(Failure::of("read"))?;
+        if sum == Some(wanted) { Ok(copy) } else { Err(Failure::BadCopy) }
     }
 
     /// Renames the object back from `new`, if it is still there; gives back the directory it was in.

@@ -19,15 +19,18 @@ pub enum Made {
     Written,
 }
 
-/// Makes the empty file `to` the same as `from`, up to `limit` bytes unless blocks can be shared.
+/// Makes the empty file `to` the same as `from`, up to `limit` bytes unless blocks can be shared; gives back the
+/// BLAKE3 sum of what `to` holds.
 ///
 /// # Errors
 /// `EFBIG` when it would be longer; those of reading and writing.
-pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<Made> {
+pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<(Made, [u8; 32])> {
     if inode::clone_content(from.as_fd(), to.as_fd()).is_ok() {
-        return Ok(Made::Shared);
+        let sum = sum(to, u64::MAX)?.unwrap_or_default();
+        return Ok((Made::Shared, sum));
     }
     let mut buffer = vec![0u8; BLOCK];
+    let mut hasher = blake3::Hasher::new();
     let mut at = 0u64;
     loop {
         let n = read_block(from, &mut buffer, at)?;
@@ -37,6 +40,7 @@ pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<Made> {
         if at + n as u64 > limit {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
+        hasher.update(&buffer[..n]);
         // Holes stay holes.
         if buffer[..n].iter().any(|&byte| byte != 0) {
             to.write_all_at(&buffer[..n], at)?;
@@ -44,52 +48,32 @@ pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<Made> {
         at += n as u64;
     }
     to.set_len(at)?;
-    Ok(Made::Written)
+    Ok((Made::Written, *hasher.finalize().as_bytes()))
 }
 
-/// Whether both hold the same bytes, and the BLAKE3 sum of `now`.
-///
-/// # Errors
-/// Those of reading.
-pub fn compare(now: &File, right: &File) -> io::Result<(bool, [u8; 32])> {
-    let (mut a, mut b) = (vec![0u8; BLOCK], vec![0u8; BLOCK]);
-    let mut hasher = blake3::Hasher::new();
-    let (mut at, mut same) = (0u64, true);
-    loop {
-        let n = read_block(now, &mut a, at)?;
-        hasher.update(&a[..n]);
-        if same {
-            let m = read_block(right, &mut b, at)?;
-            same = a[..n] == b[..m];
-        }
-        if n == 0 {
-            return Ok((same, *hasher.finalize().as_bytes()));
-        }
-        at += n as u64;
-    }
-}
-
-/// Makes `now` the same as `right` in place, writing only what differs.
+/// Makes `now` the same as `right` in place, writing only what differs; gives back the BLAKE3 sum of what it is now.
 ///
 /// # Errors
 /// Those of reading and writing.
-pub fn write_back(right: &File, now: &File) -> io::Result<()> {
+pub fn write_back(right: &File, now: &File) -> io::Result<[u8; 32]> {
     let length = right.metadata()?.len();
     now.set_len(length)?;
     let (mut a, mut b) = (vec![0u8; BLOCK], vec![0u8; BLOCK]);
+    let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     while at < length {
         let n = read_block(right, &mut b, at)?;
         if n == 0 {
             break;
         }
+        hasher.update(&b[..n]);
         let m = read_block(now, &mut a[..n], at)?;
         if a[..m] != b[..n] {
             now.write_all_at(&b[..n], at)?;
         }
         at += n as u64;
     }
-    Ok(())
+    Ok(*hasher.finalize().as_bytes())
 }
 
 /// The BLAKE3 sum, unless the file is longer than `limit`.

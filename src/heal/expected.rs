@@ -46,12 +46,14 @@ pub struct Expected {
     pub gid: u32,
     /// `chattr`'s +i and +a.
     pub flags: u32,
+    /// BLAKE3 sum of the content, where the content is to stay and could be copied.
+    pub sum: Option<Box<[u8; 32]>>,
     /// Link target and extended attributes, where there are any.
     pub extra: Option<Box<Extra>>,
 }
 
 impl Expected {
-    /// Takes down what `object` is now.
+    /// Takes down what `object` is now, without reading its content.
     ///
     /// # Errors
     /// It cannot be looked at.
@@ -75,6 +77,7 @@ impl Expected {
             uid: inode.uid,
             gid: inode.gid,
             flags: inode.flags,
+            sum: None,
             extra,
         }
     }
@@ -107,6 +110,14 @@ impl Expected {
     /// Where the symbolic link points to.
     pub fn target(&self) -> &[u8] {
         self.extra.as_ref().and_then(|extra| extra.target.as_deref()).unwrap_or_default()
+    }
+
+    /// The sum of the right content, if it is known.
+    pub fn known_sum(&self) -> Option<[u8; 32]> {
+        if self.is_file() && self.size == 0 {
+            return Some(*blake3::hash(b"").as_bytes());
+        }
+        self.sum.as_deref().copied()
     }
 
     /// Whether nothing at all has happened to the object since.

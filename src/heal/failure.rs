@@ -11,6 +11,9 @@ pub enum Failure {
     /// No copy of its content is held.
     #[error("its content changed and no copy of it is held")]
     NoCopy,
+    /// The copy of its content was changed.
+    #[error("the copy of its content was tampered with")]
+    BadCopy,
     /// The filesystem is mounted read-only.
     #[error("the filesystem is read-only")]
     ReadOnly,

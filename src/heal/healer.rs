@@ -73,6 +73,11 @@ impl Healer {
         &self.inventory
     }
 
+    /// Switches the inventory's journal on or off, see [`Inventory::set_journaled`].
+    pub fn set_journaled(&mut self, journaled: bool) {
+        self.inventory.set_journaled(journaled);
+    }
+
     /// Changes of the inventory since the last call, to be appended to its journal.
     pub fn take_changes(&mut self) -> Vec<u8> {
         self.inventory.take_changes()
@@ -113,7 +118,10 @@ impl Healer {
     /// It cannot be looked at.
     pub fn learn(&mut self, path: &Path) -> Result<(), Failure> {
         match Object::at_path(path) {
-            Ok(object) => self.learn_object(path, &object)?,
+            Ok(object) => {
+                self.learn_object(path, &object)?;
+                self.learn_twins(path, &object);
+            }
             Err(error) if is(&error, libc::ENOENT) || is(&error, libc::ENOTDIR) => self.forget(path),
             Err(error) => return Err(Failure::of("open")(error)),
         }
@@ -174,28 +182,47 @@ impl Healer {
         if duty == Duty::NONE || self.is_own(&inode) {
             return Ok(());
         }
-        let old = self.inventory.get(path).map(|old| (old.id, old.ctime, is_held(old)));
+        let old = self.inventory.get(path).map(|old| (old.id, is_held(old)));
+        let mut sum = None;
         if inode.is_dir() {
             // Ahead of what it will hold: making it changes the time of the mount's root, perhaps this directory.
             let _ = self.vault.prepare(inode.mount, path);
         }
-        let same = old.is_some_and(|(id, ..)| id == inode.id);
+        let same = old.is_some_and(|(id, _)| id == inode.id);
         if needs_hold(&inode) {
-            let copy = match old {
+            // Without its sum a copy that lies there already proves nothing.
+            let known = self.inventory.get(path).filter(|old| old.is_untouched(&inode));
+            let known = known.and_then(|old| old.sum.clone());
+            let copy = match known {
                 _ if duty.content != Content::Fixed => Copy::None,
-                Some((_, ctime, _)) if same && ctime != inode.ctime => Copy::Fresh,
-                _ => Copy::IfStale,
+                Some(_) => Copy::IfStale,
+                None => Copy::Fresh,
             };
-            self.vault.hold(path, object, &inode, copy, !same);
+            sum = self.vault.hold(path, object, &inode, copy, !same).or(known);
         }
-        let expected = Expected::take(object).map_err(Failure::of("statx"))?;
+        let mut expected = Expected::take(object).map_err(Failure::of("statx"))?;
+        expected.sum = sum;
         self.inventory.put(path, expected);
-        if let Some((id, _, true)) = old
+        if let Some((id, true)) = old
             && !same
         {
             self.vault.release(path, id);
         }
         Ok(())
+    }
+
+    /// Other expected names of the same file have rightly changed with it.
+    fn learn_twins(&mut self, path: &Path, object: &Object) {
+        let Ok(inode) = object.inode() else { return };
+        if inode.is_dir() || inode.links <= 1 + self.vault.vault_links(inode.id) {
+            return;
+        }
+        let Some(expected) = self.inventory.get(path).cloned() else { return };
+        let twins = self.inventory.iter().filter(|(_, other)| other.id == inode.id);
+        let twins: Vec<PathBuf> = twins.map(|(path, _)| path.to_owned()).collect();
+        for twin in twins {
+            self.inventory.put(&twin, expected.clone());
+        }
     }
 
     /// The directory of `path` has rightly changed with it.
@@ -240,14 +267,15 @@ impl Healer {
             // there is no better source left.
             let alike = expected.size == inode.size && expected.mtime == inode.mtime;
             let copy = if fixed && alike { Copy::IfStale } else { Copy::None };
-            self.vault.hold(&path, &object, &inode, copy, false);
-            // What was touched before must not look untouched.
+            let sum = self.vault.hold(&path, &object, &inode, copy, false);
+            // What was touched before must not look untouched, and its content must not count as right.
             if expected.is_untouched(&inode)
                 && let Ok(inode) = object.inode()
             {
                 expected.ctime = inode.ctime;
-                self.inventory.put(&path, expected);
+                expected.sum = sum.or(expected.sum);
             }
+            self.inventory.put(&path, expected);
         }
         self.vault.prune();
     }

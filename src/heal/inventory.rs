@@ -11,8 +11,11 @@ use super::expected::Expected;
 use super::journal;
 use super::object::Object;
 
+/// How much of a base is written at once.
+const BASE_BUFFER_BYTES: usize = 64 * 1024;
+
 /// The inventory. Every change is also appended to a journal, which [`Inventory::take_changes`] hands out: kept
-/// behind [`Inventory::encode`]'s base outside this process, it gives the same inventory to the next one.
+/// behind the base of [`Inventory::write_base`] outside this process, it gives the same inventory to the next one.
 #[derive(Debug, Default)]
 pub struct Inventory {
     names: BTreeMap<Box<[u8]>, Expected>,
@@ -46,21 +49,24 @@ impl Inventory {
     ///
     /// # Errors
     /// It cannot be looked at; the inventory is as it was.
-    pub fn take(&mut self, path: &Path) -> io::Result<&Expected> {
-        let expected = Expected::take(&Object::at_path(path)?)?;
-        Ok(self.put(path, expected))
+    pub fn take(&mut self, path: &Path) -> io::Result<()> {
+        self.put(path, Expected::take(&Object::at_path(path)?)?);
+        Ok(())
     }
 
     /// Notes what `path` should be.
-    pub fn put(&mut self, path: &Path, expected: Expected) -> &Expected {
+    pub fn put(&mut self, path: &Path, expected: Expected) {
         let key = path.as_os_str().as_bytes();
-        let changed = self.names.get(key) != Some(&expected);
-        if changed && self.journaled {
+        if self.names.get(key) == Some(&expected) {
+            return;
+        }
+        if self.journaled {
             journal::append_put(&mut self.changes, key, &expected);
         }
-        let slot = self.names.entry(key.into());
-        let slot = slot.insert_entry(expected);
-        slot.into_mut()
+        match self.names.get_mut(key) {
+            Some(known) => *known = expected,
+            None => drop(self.names.insert(key.into(), expected)),
+        }
     }
 
     /// Forgets `path` and everything below it; gives back what it was.
@@ -133,13 +139,25 @@ impl Inventory {
         self.names.is_empty()
     }
 
-    /// Everything, as the base of a new journal.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// Writes everything, as the base of a new journal.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write_base(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(2 * BASE_BUFFER_BYTES);
         for (path, expected) in &self.names {
-            journal::append_put(&mut out, path, expected);
+            journal::append_put(&mut buffer, path, expected);
+            if buffer.len() >= BASE_BUFFER_BYTES {
+                out.write_all(&buffer)?;
+                buffer.clear();
+            }
         }
-        out
+        out.write_all(&buffer)
+    }
+
+    /// Switches the journal on or off: while all is learned for the first time, the base alone is cheaper.
+    pub fn set_journaled(&mut self, journaled: bool) {
+        self.journaled = journaled;
     }
 
     /// What changed since the last call, to be appended to the journal.

@@ -35,6 +35,7 @@ pub fn append_put(out: &mut Vec<u8>, path: &[u8], expected: &Expected) {
         for number in [e.mtime.nsec, e.ctime.nsec, e.mode, e.uid, e.gid, e.flags] {
             out.extend(number.to_le_bytes());
         }
+        text(out, e.sum.as_ref().map_or(&[], |sum| sum.as_slice()));
         // 0 stands for no target: a symbolic link's target is never empty.
         text(out, e.target());
         out.extend((e.xattrs().len() as u32).to_le_bytes());
@@ -129,6 +130,10 @@ impl<'a> Reader<'a> {
         let mtime = Time { sec: mtime_sec, nsec: self.u32()? };
         let ctime = Time { sec: ctime_sec, nsec: self.u32()? };
         let (mode, uid, gid, flags) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+        let sum = match self.text()? {
+            [] => None,
+            sum => Some(Box::new(sum.try_into().ok()?)),
+        };
         let target = self.text()?;
         let target = (!target.is_empty()).then(|| target.into());
         let mut xattrs = Vec::new();
@@ -138,6 +143,6 @@ impl<'a> Reader<'a> {
         }
         let extra = Extra { target, xattrs };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
-        Some(Expected { id, size, rdev, mtime, ctime, mode, uid, gid, flags, extra })
+        Some(Expected { id, size, rdev, mtime, ctime, mode, uid, gid, flags, sum, extra })
     }
 }

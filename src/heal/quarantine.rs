@@ -105,6 +105,11 @@ impl Quarantine {
         self.items.get(id)
     }
 
+    /// The directories, which nobody else may write in.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.stores.paths()
+    }
+
     /// Whether this is one of the quarantine's directories.
     pub fn is_own(&self, id: crate::sys::file::Identity) -> bool {
         self.stores.is_own(id)
@@ -194,7 +199,6 @@ impl Quarantine {
         file: &File,
         inode: &Inode,
         original: &Path,
-        blake3: [u8; 32],
         blame: Blame<'_>,
     ) -> Result<Taken, Failure> {
         let id = self.next_id();
@@ -207,13 +211,16 @@ impl Quarantine {
         let (directory, kept) = (store.open()?, path_in(store, &name));
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let copy = names::open_at(directory.as_fd(), &name, flags, 0o600).map_err(Failure::of("open"))?;
-        if let Err(error) = content::copy(file, &File::from(copy), self.bounds.file) {
-            let _ = tree::remove(&directory, &name);
-            return Err(Failure::of("copy")(error));
-        }
+        let sum = match content::copy(file, &File::from(copy), self.bounds.file) {
+            Ok((_, sum)) => sum,
+            Err(error) => {
+                let _ = tree::remove(&directory, &name);
+                return Err(Failure::of("copy")(error));
+            }
+        };
         let mut item = Item::new(id, original, &kept, inode);
         "content".clone_into(&mut item.kind);
-        Ok(self.note(item, Some(blake3), blame))
+        Ok(self.note(item, Some(sum), blame))
     }
 
     /// Writes the note and makes room.

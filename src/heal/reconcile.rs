@@ -140,10 +140,6 @@ impl Healer {
                 self.dispose(&place, round.hint, &mut action)?;
                 Ok(Some(action))
             }
-            None => {
-                self.learn_tree(path);
-                Ok(Some(Action::new(path.to_owned(), Did::Learned)))
-            }
             Some(expected) if is_same(&expected, &inode, &object) => {
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 match self.mend(&object, &inode, path, task) {
@@ -159,7 +155,8 @@ impl Healer {
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 self.replace(&place, task, false).map(Some)
             }
-            Some(_) => {
+            // Whatever is here may be here.
+            _ => {
                 self.learn_tree(path);
                 Ok(Some(Action::new(path.to_owned(), Did::Learned)))
             }
@@ -233,7 +230,7 @@ impl Healer {
         let object = place.parent.child(place.name).map_err(Failure::of("open"))?;
         let inode = object.inode().map_err(Failure::of("statx"))?;
         if !inode.is_dir() && self.vault.link_of(inode.id).is_some() {
-            return self.unlink_alias(place, &object, &inode, action);
+            return unlink_alias(place, &object, &inode, action);
         }
         let blame = Blame { subject: &hint.subject, seq: hint.seq };
         let taken = self.quarantine.take(place.parent, place.name, place.path, blame)?;
@@ -241,26 +238,6 @@ impl Healer {
         action.blake3 = taken.blake3;
         action.dropped.extend(taken.dropped);
         Ok(())
-    }
-
-    fn unlink_alias(
-        &mut self,
-        place: &Place<'_>,
-        object: &Object,
-        inode: &Inode,
-        action: &mut Action,
-    ) -> Result<(), Failure> {
-        if inode.flags != 0 {
-            object.set_flags(0).map_err(Failure::of("chattr"))?;
-        }
-        let unlinked = file::unlink_at(place.parent.as_fd(), place.name);
-        if inode.flags != 0 {
-            object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
-        }
-        if action.did == Did::Removed {
-            action.did = Did::Unlinked;
-        }
-        unlinked.map_err(Failure::of("unlink"))
     }
 
     /// Sets times and flags of changed directories to what they should be.
@@ -320,4 +297,24 @@ fn is_same(expected: &Expected, inode: &Inode, object: &Object) -> bool {
         return object.target().is_ok_and(|target| target == expected.target());
     }
     expected.id == inode.id
+}
+
+/// Takes away one name of an object that has others.
+fn unlink_alias(
+    place: &Place<'_>,
+    object: &Object,
+    inode: &Inode,
+    action: &mut Action,
+) -> Result<(), Failure> {
+    if inode.flags != 0 {
+        object.set_flags(0).map_err(Failure::of("chattr"))?;
+    }
+    let unlinked = file::unlink_at(place.parent.as_fd(), place.name);
+    if inode.flags != 0 {
+        object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
+    }
+    if action.did == Did::Removed {
+        action.did = Did::Unlinked;
+    }
+    unlinked.map_err(Failure::of("unlink"))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::action::{Action, Change, Hint};
+use super::action::{Action, Change, Did, Hint};
 use super::healer::{Healer, Round};
 use super::object::Object;
 
@@ -32,6 +32,9 @@ impl Healer {
             self.scan_entries(&path);
             self.drain(&mut round);
         }
+        // What cannot be put right may have been tried from its directory and for itself.
+        let mut failed: BTreeSet<PathBuf> = BTreeSet::new();
+        round.actions.retain(|one| !matches!(one.did, Did::Failed(_)) || failed.insert(one.path.clone()));
         round.actions
     }
 

@@ -38,7 +38,7 @@ impl Store {
 pub struct Stores {
     state_dir: PathBuf,
     kind: &'static str,
-    stores: Vec<Store>,
+    all: Vec<Store>,
     by_mount: HashMap<u64, usize>,
 }
 
@@ -46,7 +46,7 @@ impl Stores {
     /// None yet. `kind` names them: `state_dir/kind`, or `.writegate-kind` in a mount's root.
     pub fn new(state_dir: &Path, kind: &'static str) -> Self {
         let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-        Self { state_dir, kind, stores: Vec::new(), by_mount: HashMap::new() }
+        Self { state_dir, kind, all: Vec::new(), by_mount: HashMap::new() }
     }
 
     /// The store in the state directory.
@@ -61,7 +61,7 @@ impl Stores {
     /// The store on `mount`, through which `path` is reached; made where there is none.
     pub fn on_mount(&mut self, mount: u64, path: &Path) -> Result<usize, Failure> {
         if let Some(&index) = self.by_mount.get(&mount)
-            && self.stores[index].open().is_ok()
+            && self.all[index].open().is_ok()
         {
             return Ok(index);
         }
@@ -92,28 +92,33 @@ impl Stores {
             directory.set_owner(me, u32::MAX).map_err(Failure::of("chown"))?;
             directory.set_mode(MODE).map_err(Failure::of("chmod"))?;
         }
-        if let Some(index) = self.stores.iter().position(|store| store.id == inode.id) {
+        if let Some(index) = self.all.iter().position(|store| store.id == inode.id) {
             self.by_mount.insert(mount, index);
             return Ok(index);
         }
-        self.stores.push(Store { path, id: inode.id });
-        self.by_mount.insert(mount, self.stores.len() - 1);
-        Ok(self.stores.len() - 1)
+        self.all.push(Store { path, id: inode.id });
+        self.by_mount.insert(mount, self.all.len() - 1);
+        Ok(self.all.len() - 1)
     }
 
     /// One of them.
     pub fn get(&self, index: usize) -> Option<&Store> {
-        self.stores.get(index)
+        self.all.get(index)
+    }
+
+    /// Where they are.
+    pub fn paths(&self) -> impl DoubleEndedIterator<Item = &Path> {
+        self.all.iter().map(|store| store.path.as_path())
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.stores.len()
+        self.all.len()
     }
 
     /// Whether an object is one of the stores, which no healing touches.
     pub fn is_own(&self, id: Identity) -> bool {
-        self.stores.iter().any(|store| store.id == id)
+        self.all.iter().any(|store| store.id == id)
     }
 }
 
@@ -124,7 +129,7 @@ fn mount_root(mount: u64, path: &Path) -> Option<(Object, PathBuf)> {
         let Ok(object) = Object::at_path(ancestor) else { continue };
         match object.inode() {
             Ok(inode) if inode.mount == mount && inode.is_dir() => {
-                found = Some((object, ancestor.to_owned()))
+                found = Some((object, ancestor.to_owned()));
             }
             // A file that is itself a mount point has no directory on its mount.
             Ok(inode) if inode.mount != mount => break,

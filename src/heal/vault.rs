@@ -172,23 +172,40 @@ impl Vault {
         held.link && (held.copy || !copy)
     }
 
-    /// Holds `object`, which `path` names. `new_name`: the path did not name this object before.
-    pub fn hold(&mut self, path: &Path, object: &Object, inode: &Inode, copy: Copy, new_name: bool) {
+    /// Holds `object`, which `path` names. `new_name`: the path did not name this object before. Gives back the sum
+    /// of a copy that was made now.
+    pub fn hold(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        inode: &Inode,
+        copy: Copy,
+        new_name: bool,
+    ) -> Option<Box<[u8; 32]>> {
         if new_name {
             self.held.entry(inode.id).or_default().names += 1;
         }
         match self.try_hold(path, object, inode, copy) {
-            Ok(()) => {
+            Ok(sum) => {
                 self.unheld.remove(path);
+                sum.map(Box::new)
             }
-            Err(failure) if self.unheld.len() < UNHELD_MAX => {
-                self.unheld.insert(path.to_owned(), failure);
+            Err(failure) => {
+                if self.unheld.len() < UNHELD_MAX {
+                    self.unheld.insert(path.to_owned(), failure);
+                }
+                None
             }
-            Err(_) => {}
         }
     }
 
-    fn try_hold(&mut self, path: &Path, object: &Object, inode: &Inode, copy: Copy) -> Result<(), Failure> {
+    fn try_hold(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        inode: &Inode,
+        copy: Copy,
+    ) -> Result<Option<[u8; 32]>, Failure> {
         let index = self.stores.on_mount(inode.mount, path)?;
         self.load();
         let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
@@ -199,9 +216,10 @@ impl Vault {
         held.link = linked.is_ok();
         // Without content there is nothing to copy, and `copy_of` knows it.
         if copy != Copy::None && inode.is_file() && inode.size > 0 {
-            self.copy(&directory, object, inode, copy == Copy::Fresh)?;
+            let sum = self.copy(&directory, object, inode, copy == Copy::Fresh)?;
+            return linked.map(|()| sum);
         }
-        linked
+        linked.map(|()| None)
     }
 
     fn copy(
@@ -210,10 +228,10 @@ impl Vault {
         object: &Object,
         inode: &Inode,
         fresh: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<[u8; 32]>, Failure> {
         let name = copy_name(inode.id.ino);
         if !fresh && copy_matches(directory, &name, inode) {
-            return Ok(());
+            return Ok(None);
         }
         self.drop_copy(directory, inode.id);
         let content = object.open(libc::O_RDONLY).map_err(Failure::of("open"))?;
@@ -222,20 +240,20 @@ impl Vault {
         let new = names::open_at(directory.as_fd(), &half, flags, 0o600).map_err(Failure::of("open"))?;
         let new = File::from(new);
         let made = self.fill(directory, &content, &new, inode);
-        let kept = made.and_then(|cost| {
+        let kept = made.and_then(|made| {
             let copy = directory.child(&half).map_err(Failure::of("open"))?;
             copy.set_mtime(inode.mtime).map_err(Failure::of("utimensat"))?;
             let (from, to) = ((directory.as_fd(), half.as_c_str()), (directory.as_fd(), name.as_c_str()));
             names::rename(from, to, 0).map_err(Failure::of("rename"))?;
-            Ok(cost)
+            Ok(made)
         });
         match kept {
-            Ok(cost) => {
+            Ok((cost, sum)) => {
                 let held = self.held.entry(inode.id).or_default();
                 held.copy = true;
                 held.cost = cost;
                 self.copied += cost;
-                Ok(())
+                Ok(Some(sum))
             }
             Err(failure) => {
                 let _ = file::unlink_at(directory.as_fd(), &half);
@@ -244,8 +262,14 @@ impl Vault {
         }
     }
 
-    /// Fills a new copy; gives back what it costs.
-    fn fill(&self, directory: &Object, from: &File, to: &File, inode: &Inode) -> Result<u64, Failure> {
+    /// Fills a new copy; gives back what it costs, and its sum.
+    fn fill(
+        &self,
+        directory: &Object,
+        from: &File,
+        to: &File,
+        inode: &Inode,
+    ) -> Result<(u64, [u8; 32]), Failure> {
         let budget = self.limits.copy_total.saturating_sub(self.copied);
         let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
         let keep = all / 1000 * self.limits.keep_free_permille;
@@ -260,8 +284,8 @@ impl Vault {
         };
         // Even where no byte may be written, blocks may be shared.
         match (content::copy(from, to, limit.unwrap_or(0)), limit) {
-            (Ok(Made::Shared), _) => Ok(0),
-            (Ok(Made::Written), _) => Ok(inode.allocated),
+            (Ok((Made::Shared, sum)), _) => Ok((0, sum)),
+            (Ok((Made::Written, sum)), _) => Ok((inode.allocated, sum)),
             (Err(_), Err(failure)) => Err(failure),
             (Err(error), Ok(_)) if is(&error, libc::EFBIG) => Err(Failure::TooLarge),
             (Err(error), Ok(_)) => Err(Failure::of("copy")(error)),
@@ -349,7 +373,12 @@ impl Vault {
         (object.inode().ok()?.id == id).then_some(object)
     }
 
-    /// The held content, if there is a copy of this length.
+    /// The directories, which nobody else may write in: they hold further names of protected files.
+    pub fn places(&self) -> impl DoubleEndedIterator<Item = &Path> {
+        self.stores.paths()
+    }
+
+    /// The held content, if there is a copy of this length. Whether it is what was copied, its sum says.
     pub fn copy_of(&self, id: Identity, size: u64) -> Option<File> {
         let (store, held) = self.store_of(id)?;
         let object = held.copy.then(|| store.open().ok()?.child(&copy_name(id.ino)).ok())??;

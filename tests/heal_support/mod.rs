@@ -139,12 +139,13 @@ fn describe(path: &Path) -> String {
     let content = if kind.is_file() {
         blake3::hash(&std::fs::read(path).unwrap()).to_hex().to_string()
     } else if kind.is_symlink() {
-        format!("{:?}", std::fs::read_link(path).unwrap())
+        std::fs::read_link(path).unwrap().display().to_string()
     } else {
         String::new()
     };
     let mut inventory = Inventory::new(false);
-    let expected = inventory.take(path).unwrap();
+    inventory.take(path).unwrap();
+    let expected = inventory.get(path).unwrap();
     let fifo = kind.is_fifo();
     format!(
         "{:o} {}:{} size {} mtime {}.{:09} rdev {} flags {:x} fifo {fifo} {content} {:?}",
