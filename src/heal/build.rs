@@ -142,7 +142,8 @@ impl Healer {
                     return Ok(Did::Copied);
                 }
                 let mode = expected.mode & (libc::S_IFMT | 0o600);
-                names::make_node(parent.as_fd(), name, mode, expected.rdev).map_err(Failure::of("mknod"))?;
+                names::make_node(parent.as_fd(), name, mode, expected.rdev())
+                    .map_err(Failure::of("mknod"))?;
             }
         }
         Ok(Did::Made)

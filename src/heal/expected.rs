@@ -19,6 +19,8 @@ pub struct Xattr {
 /// What only few objects have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extra {
+    /// Which device a device node stands for.
+    pub rdev: u64,
     /// Where a symbolic link points to.
     pub target: Option<Box<[u8]>>,
     /// Extended attributes, sorted by name.
@@ -32,8 +34,6 @@ pub struct Expected {
     pub id: Identity,
     /// Bytes of content.
     pub size: u64,
-    /// Which device a device node stands for.
-    pub rdev: u64,
     /// Last change of content.
     pub mtime: Time,
     /// Last change of anything, by our own hand at the latest: an object with this time is untouched.
@@ -60,7 +60,7 @@ impl Expected {
     pub fn take(object: &Object) -> io::Result<Self> {
         let inode = object.inode()?;
         let target = if inode.file_type() == libc::S_IFLNK { Some(object.target()?.into()) } else { None };
-        let extra = Extra { target, xattrs: object.xattrs()? };
+        let extra = Extra { rdev: inode.rdev, target, xattrs: object.xattrs()? };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
         Ok(Self::of(&inode, extra))
     }
@@ -70,7 +70,6 @@ impl Expected {
         Self {
             id: inode.id,
             size: inode.size,
-            rdev: inode.rdev,
             mtime: inode.mtime,
             ctime: inode.ctime,
             mode: inode.mode,
@@ -105,6 +104,11 @@ impl Expected {
     /// Its extended attributes.
     pub fn xattrs(&self) -> &[Xattr] {
         self.extra.as_ref().map_or(&[], |extra| &extra.xattrs)
+    }
+
+    /// Which device the device node stands for.
+    pub fn rdev(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.rdev)
     }
 
     /// Where the symbolic link points to.

@@ -29,7 +29,7 @@ pub fn append_put(out: &mut Vec<u8>, path: &[u8], expected: &Expected) {
     record(out, |out| {
         out.push(PUT);
         text(out, path);
-        for number in [e.id.dev, e.id.ino, e.size, e.rdev, e.mtime.sec as u64, e.ctime.sec as u64] {
+        for number in [e.id.dev, e.id.ino, e.size, e.rdev(), e.mtime.sec as u64, e.ctime.sec as u64] {
             out.extend(number.to_le_bytes());
         }
         for number in [e.mtime.nsec, e.ctime.nsec, e.mode, e.uid, e.gid, e.flags] {
@@ -141,8 +141,8 @@ impl<'a> Reader<'a> {
             let name = std::ffi::CString::new(self.text()?).ok()?.into();
             xattrs.push(Xattr { name, value: self.text()?.into() });
         }
-        let extra = Extra { target, xattrs };
+        let extra = Extra { rdev, target, xattrs };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
-        Some(Expected { id, size, rdev, mtime, ctime, mode, uid, gid, flags, sum, extra })
+        Some(Expected { id, size, mtime, ctime, mode, uid, gid, flags, sum, extra })
     }
 }

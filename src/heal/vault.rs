@@ -59,8 +59,18 @@ struct Held {
     store: u16,
     link: bool,
     copy: bool,
-    /// Bytes that its copy takes.
-    cost: u64,
+    /// KiB that its copy takes: narrow, because there is one of these for each file.
+    cost_kib: u32,
+}
+
+impl Held {
+    fn cost(&self) -> u64 {
+        u64::from(self.cost_kib) << 10
+    }
+
+    fn set_cost(&mut self, bytes: u64) {
+        self.cost_kib = bytes.div_ceil(1024) as u32;
+    }
 }
 
 /// How much is held.
@@ -138,8 +148,9 @@ impl Vault {
                     held.link = true;
                 } else {
                     held.copy = true;
-                    held.cost = inode::of_name(directory.as_fd(), &name).map_or(0, |inode| inode.allocated);
-                    self.copied += held.cost;
+                    let cost = inode::of_name(directory.as_fd(), &name).map_or(0, |inode| inode.allocated);
+                    held.set_cost(cost);
+                    self.copied += held.cost();
                 }
             }
         }
@@ -251,8 +262,8 @@ impl Vault {
             Ok((cost, sum)) => {
                 let held = self.held.entry(inode.id).or_default();
                 held.copy = true;
-                held.cost = cost;
-                self.copied += cost;
+                held.set_cost(cost);
+                self.copied += held.cost();
                 Ok(Some(sum))
             }
             Err(failure) => {
@@ -296,9 +307,9 @@ impl Vault {
         let Some(held) = self.held.get_mut(&id) else { return };
         if held.copy {
             let _ = file::unlink_at(directory.as_fd(), &copy_name(id.ino));
-            self.copied = self.copied.saturating_sub(held.cost);
+            self.copied = self.copied.saturating_sub(held.cost());
             held.copy = false;
-            held.cost = 0;
+            held.set_cost(0);
         }
     }
 

@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::file::Identity;
 
-/// A time as the kernel keeps it.
+/// A time as the kernel keeps it. Packed: an inventory holds two for each object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
+#[repr(C, packed(4))]
 pub struct Time {
     /// Seconds since the epoch, negative before.
     pub sec: i64,
