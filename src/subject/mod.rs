@@ -4,6 +4,7 @@
 pub mod capture;
 mod fdinfo;
 mod libraries;
+pub mod lineage;
 mod maps;
 mod status;
 mod writers;
