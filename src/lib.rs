@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 pub mod event;
 pub mod gate;
+pub mod heal;
 pub mod marks;
 pub mod options;
 pub mod policy;

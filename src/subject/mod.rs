@@ -5,6 +5,7 @@ pub mod capture;
 mod departed;
 mod fdinfo;
 mod libraries;
+pub mod lineage;
 mod maps;
 mod status;
 mod succession;

@@ -1,0 +1,296 @@
+//! The healer, and how it learns what should be there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::action::{Action, Change, Content, Duty, Hint};
+use super::expected::Expected;
+use super::failure::Failure;
+use super::fight::Fights;
+use super::inventory::Inventory;
+use super::object::{Object, is, join};
+use super::quarantine::Quarantine;
+use super::store::Temporary;
+use super::vault::{Copy, Vault};
+use crate::sys::inode::Inode;
+
+/// What the policies want kept at a path.
+pub type Duties = Arc<dyn Fn(&Path) -> Duty + Send + Sync>;
+
+/// Compares what is there with what should be, and puts it right. For one thread.
+pub struct Healer {
+    pub(super) inventory: Inventory,
+    pub(super) vault: Vault,
+    pub(super) quarantine: Quarantine,
+    pub(super) duties: Duties,
+    pub(super) fights: Fights,
+    pub(super) temporary: Temporary,
+    /// What is still to be looked at in this round.
+    pub(super) queue: VecDeque<(PathBuf, Change)>,
+    /// Directories that this round changed, and the flags that it took off them.
+    pub(super) touched: BTreeMap<PathBuf, u32>,
+}
+
+/// One round.
+pub(super) struct Round<'a> {
+    pub hint: &'a Hint,
+    pub actions: Vec<Action>,
+    pub started: Instant,
+}
+
+impl<'a> Round<'a> {
+    pub fn new(hint: &'a Hint) -> Self {
+        Self { hint, actions: Vec::new(), started: Instant::now() }
+    }
+
+    pub fn push(&mut self, mut action: Action) {
+        let now = Instant::now();
+        action.ns = now.duration_since(self.started).as_nanos() as u64;
+        self.started = now;
+        self.actions.push(action);
+    }
+}
+
+impl Healer {
+    /// From its parts. After a restart, call [`Healer::rehold`] next, then [`Healer::scan`].
+    pub fn new(inventory: Inventory, vault: Vault, quarantine: Quarantine, duties: Duties) -> Self {
+        Self {
+            inventory,
+            vault,
+            quarantine,
+            duties,
+            fights: Fights::default(),
+            temporary: Temporary::default(),
+            queue: VecDeque::new(),
+            touched: BTreeMap::new(),
+        }
+    }
+
+    /// What should be there.
+    pub const fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Switches the inventory's journal on or off, see [`Inventory::set_journaled`].
+    pub fn set_journaled(&mut self, journaled: bool) {
+        self.inventory.set_journaled(journaled);
+    }
+
+    /// Changes of the inventory since the last call, to be appended to its journal.
+    pub fn take_changes(&mut self) -> Vec<u8> {
+        self.inventory.take_changes()
+    }
+
+    /// What it is restored from.
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// What was taken away.
+    pub const fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Other policies are in force. What they no longer protect is forgotten; what they newly protect is to be
+    /// learned by the caller.
+    pub fn set_duties(&mut self, duties: Duties) {
+        self.duties = duties;
+        let unwanted: Vec<PathBuf> = self
+            .inventory
+            .iter()
+            .filter(|(path, _)| (self.duties)(path) == Duty::NONE)
+            .map(|(path, _)| path.to_owned())
+            .collect();
+        for path in unwanted {
+            if let Some(expected) = self.inventory.remove_one(&path) {
+                self.release(&path, &expected);
+            }
+        }
+        self.vault.prune();
+    }
+
+    /// `path` is right as it is now, whatever it was: at start, or because a trusted writer made or changed it. A
+    /// directory without its entries.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn learn(&mut self, path: &Path) -> Result<(), Failure> {
+        match Object::at_path(path) {
+            Ok(object) => {
+                self.learn_object(path, &object)?;
+                self.learn_twins(path, &object);
+            }
+            Err(error) if is(&error, libc::ENOENT) || is(&error, libc::ENOTDIR) => self.forget(path),
+            Err(error) => return Err(Failure::of("open")(error)),
+        }
+        self.refresh_parent(path);
+        Ok(())
+    }
+
+    /// Like [`Healer::learn`], with everything below. What cannot be looked at is skipped and counted.
+    pub fn learn_tree(&mut self, path: &Path) -> usize {
+        let mut skipped = 0;
+        let mut waiting = vec![path.to_owned()];
+        while let Some(path) = waiting.pop() {
+            let Ok(object) = Object::at_path(&path) else {
+                skipped += 1;
+                continue;
+            };
+            let Ok(inode) = object.inode() else { continue };
+            if self.is_own(&inode) {
+                continue;
+            }
+            if self.learn_object(&path, &object).is_err() {
+                skipped += 1;
+            }
+            if inode.is_dir() {
+                let names = object.entries().unwrap_or_default();
+                waiting.extend(names.iter().map(|name| join(&path, name)));
+            }
+        }
+        self.refresh_parent(path);
+        skipped
+    }
+
+    /// A trusted writer renamed `old` to `new`.
+    pub fn renamed(&mut self, old: &Path, new: &Path) {
+        // In this order what the vault holds stays held.
+        self.learn_tree(new);
+        self.forget(old);
+    }
+
+    /// `path`, and everything below it, is rightly gone.
+    pub fn forget(&mut self, path: &Path) {
+        for (path, expected) in self.inventory.remove(path) {
+            let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&path);
+            self.release(Path::new(path), &expected);
+        }
+        self.refresh_parent(path);
+    }
+
+    fn release(&mut self, path: &Path, expected: &Expected) {
+        if is_held(expected) {
+            self.vault.release(path, expected.id);
+        }
+    }
+
+    fn learn_object(&mut self, path: &Path, object: &Object) -> Result<(), Failure> {
+        let inode = object.inode().map_err(Failure::of("statx"))?;
+        let duty = (self.duties)(path);
+        if duty == Duty::NONE || self.is_own(&inode) {
+            return Ok(());
+        }
+        let old = self.inventory.get(path).map(|old| (old.id, is_held(old)));
+        let mut sum = None;
+        if inode.is_dir() {
+            // Ahead of what it will hold: making it changes the time of the mount's root, perhaps this directory.
+            let _ = self.vault.prepare(inode.mount, path);
+        }
+        let same = old.is_some_and(|(id, _)| id == inode.id);
+        if needs_hold(&inode) {
+            // Without its sum a copy that lies there already proves nothing.
+            let known = self.inventory.get(path).filter(|old| old.is_untouched(&inode));
+            let known = known.and_then(|old| old.sum.clone());
+            let copy = match known {
+                _ if duty.content != Content::Fixed => Copy::None,
+                Some(_) => Copy::IfStale,
+                None => Copy::Fresh,
+            };
+            sum = self.vault.hold(path, object, &inode, copy, !same).or(known);
+        }
+        let mut expected = Expected::take(object).map_err(Failure::of("statx"))?;
+        expected.sum = sum;
+        self.inventory.put(path, expected);
+        if let Some((id, true)) = old
+            && !same
+        {
+            self.vault.release(path, id);
+        }
+        Ok(())
+    }
+
+    /// Other expected names of the same file have rightly changed with it.
+    fn learn_twins(&mut self, path: &Path, object: &Object) {
+        let Ok(inode) = object.inode() else { return };
+        if inode.is_dir() || inode.links <= 1 + self.vault.vault_links(inode.id) {
+            return;
+        }
+        let Some(expected) = self.inventory.get(path).cloned() else { return };
+        let twins = self.inventory.iter().filter(|(_, other)| other.id == inode.id);
+        let twins: Vec<PathBuf> = twins.map(|(path, _)| path.to_owned()).collect();
+        for twin in twins {
+            self.inventory.put(&twin, expected.clone());
+        }
+    }
+
+    /// The directory of `path` has rightly changed with it.
+    fn refresh_parent(&mut self, path: &Path) {
+        let Some(parent) = path.parent() else { return };
+        let Some(mut expected) = self.inventory.get(parent).cloned() else { return };
+        if let Ok(inode) = Object::at_path(parent).and_then(|object| object.inode())
+            && inode.id == expected.id
+        {
+            (expected.mtime, expected.ctime) = (inode.mtime, inode.ctime);
+            self.inventory.put(parent, expected);
+        }
+    }
+
+    /// After a restart, or when the vault itself was tampered with: finds out again what it holds, holds what is
+    /// missing of what still is the expected object, and drops the rest.
+    pub fn rehold(&mut self) {
+        self.vault.recheck();
+        for (path, _) in self.inventory.iter().filter(|(_, expected)| expected.is_dir()) {
+            if let Ok(inode) = Object::at_path(path).and_then(|object| object.inode()) {
+                let _ = self.vault.prepare(inode.mount, path);
+            }
+        }
+        let all: Vec<PathBuf> = self
+            .inventory
+            .iter()
+            .filter(|(_, expected)| is_held(expected))
+            .map(|(path, _)| path.to_owned())
+            .collect();
+        for path in all {
+            let Some(mut expected) = self.inventory.get(&path).cloned() else { continue };
+            let fixed = (self.duties)(&path).content == Content::Fixed;
+            if self.vault.adopt(expected.id, fixed && expected.is_file() && expected.size > 0) {
+                continue;
+            }
+            let Ok(object) = Object::at_path(&path) else { continue };
+            let Ok(inode) = object.inode() else { continue };
+            if expected.id != inode.id {
+                continue;
+            }
+            // Content that changed is not copied. Where only the change time differs (removing a link sets it too)
+            // there is no better source left.
+            let alike = expected.size == inode.size && expected.mtime == inode.mtime;
+            let copy = if fixed && alike { Copy::IfStale } else { Copy::None };
+            let sum = self.vault.hold(&path, &object, &inode, copy, false);
+            // What was touched before must not look untouched, and its content must not count as right.
+            if expected.is_untouched(&inode)
+                && let Ok(inode) = object.inode()
+            {
+                expected.ctime = inode.ctime;
+                expected.sum = sum.or(expected.sum);
+            }
+            self.inventory.put(&path, expected);
+        }
+        self.vault.prune();
+    }
+
+    /// Whether it is a directory of the vault or the quarantine.
+    pub(super) fn is_own(&self, inode: &Inode) -> bool {
+        inode.is_dir() && (self.vault.is_own(inode.id) || self.quarantine.is_own(inode.id))
+    }
+}
+
+/// Directories and symbolic links need no more than the inventory.
+fn needs_hold(inode: &Inode) -> bool {
+    !inode.is_dir() && inode.file_type() != libc::S_IFLNK
+}
+
+fn is_held(expected: &Expected) -> bool {
+    !expected.is_dir() && !expected.is_link()
+}

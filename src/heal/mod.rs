@@ -1,0 +1,34 @@
+//! Healing: puts back what no permission event covers. Knows files and directories, and nothing of fanotify: the
+//! watcher says at which path something happened, and the policies say, through [`Duty`], what is to be kept.
+//!
+//! [`Inventory`] knows what should be there, [`Vault`] holds what it is restored from, [`Quarantine`] takes what an
+//! intruder left, and [`Healer`] compares and acts.
+#![forbid(unsafe_code)]
+
+mod action;
+mod build;
+mod content;
+mod expected;
+mod failure;
+pub mod fight;
+mod healer;
+mod inventory;
+mod journal;
+mod mend;
+mod object;
+mod quarantine;
+mod reconcile;
+mod scan;
+mod sidecar;
+mod store;
+mod tree;
+mod vault;
+
+pub use action::{Action, Change, Content, Did, Duty, Hint};
+pub use expected::{Expected, Extra, Xattr};
+pub use failure::Failure;
+pub use healer::{Duties, Healer};
+pub use inventory::{Decoded, Inventory};
+pub use quarantine::{Blame, Bounds, Quarantine, Taken};
+pub use sidecar::{Item, JsonPath};
+pub use vault::{Limits, Usage, Vault};

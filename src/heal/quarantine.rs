@@ -1,0 +1,308 @@
+//! Where an intruder's objects go: moved away whole, with a note of what they were and whose. Nothing is destroyed
+//! but the oldest, when the bounds are reached, and that is reported.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::content;
+use super::failure::Failure;
+use super::object::{Object, c_name, c_string, is};
+use super::sidecar::{Item, hex_of};
+use super::store::{Stores, path_in};
+use super::tree;
+use crate::sys::inode::Inode;
+use crate::sys::{clock, names};
+
+/// Bounds of what is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes on disk; the newest item stays even when it alone is larger.
+    pub bytes: u64,
+    /// Items.
+    pub items: usize,
+    /// The longest file that gets a checksum, or is copied because it cannot be moved.
+    pub file: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes: 1 << 30, items: 1000, file: 64 << 20 }
+    }
+}
+
+/// What was taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// Under which name it is kept.
+    pub id: String,
+    /// Checksum of a regular file.
+    pub blake3: Option<[u8; 32]>,
+    /// Older items that had to go for it.
+    pub dropped: Vec<String>,
+}
+
+/// Who did it, as the caller knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Blame<'a> {
+    /// Pid, executable, command line, or null.
+    pub subject: &'a Value,
+    /// The audit record that tells of it.
+    pub seq: u64,
+}
+
+/// The quarantine.
+#[derive(Debug)]
+pub struct Quarantine {
+    stores: Stores,
+    notes: PathBuf,
+    bounds: Bounds,
+    items: BTreeMap<String, Item>,
+    bytes: u64,
+    last: u64,
+}
+
+impl Quarantine {
+    /// Takes up what is kept in `state_dir/quarantine`.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn open(state_dir: &Path, bounds: Bounds) -> Result<Self, Failure> {
+        let mut stores = Stores::new(state_dir, "quarantine");
+        let index = stores.in_state()?;
+        let notes = stores.get(index).map(|store| store.path.clone()).ok_or(Failure::NoPlace)?;
+        let mut quarantine = Self { stores, notes, bounds, items: BTreeMap::new(), bytes: 0, last: 0 };
+        quarantine.load();
+        Ok(quarantine)
+    }
+
+    /// Reads the notes again: another process may have released something.
+    pub fn load(&mut self) {
+        self.items.clear();
+        for entry in std::fs::read_dir(&self.notes).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Ok(bytes) = std::fs::read(&path)
+                && let Ok(item) = serde_json::from_slice::<Item>(&bytes)
+            {
+                self.items.insert(item.id.clone(), item);
+            }
+        }
+        self.bytes = self.items.values().map(|item| item.bytes).sum();
+    }
+
+    /// Everything, oldest first.
+    pub fn list(&self) -> impl Iterator<Item = &Item> {
+        self.items.values()
+    }
+
+    /// One item.
+    pub fn show(&self, id: &str) -> Option<&Item> {
+        self.items.get(id)
+    }
+
+    /// The directories, which nobody else may write in.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.stores.paths()
+    }
+
+    /// Whether this is one of the quarantine's directories.
+    pub fn is_own(&self, id: crate::sys::file::Identity) -> bool {
+        self.stores.is_own(id)
+    }
+
+    /// A name that sorts behind all earlier ones.
+    fn next_id(&mut self) -> String {
+        self.last = clock::realtime_ns().max(self.last + 1);
+        format!("{:016x}", self.last)
+    }
+
+    /// Moves what `name` in `parent` is away. `original` is its path.
+    ///
+    /// # Errors
+    /// It is still there; `EPERM` where a flag of the directory keeps it.
+    pub fn take(
+        &mut self,
+        parent: &Object,
+        name: &CStr,
+        original: &Path,
+        blame: Blame<'_>,
+    ) -> Result<Taken, Failure> {
+        let object = parent.child(name).map_err(Failure::of("open"))?;
+        let inode = object.inode().map_err(Failure::of("statx"))?;
+        let mount = parent.inode().map_err(Failure::of("statx"))?.mount;
+        if inode.mount != mount {
+            return Err(Failure::MountedOver);
+        }
+        if inode.flags != 0 {
+            object.set_flags(0).map_err(Failure::of("chattr"))?;
+        }
+        let id = self.next_id();
+        let kept_name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
+        let moved = self.stores.on_mount(mount, original).and_then(|index| {
+            let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
+            let directory = store.open()?;
+            let (from, to) = ((parent.as_fd(), name), (directory.as_fd(), kept_name.as_c_str()));
+            names::rename(from, to, names::NOREPLACE).map_err(Failure::of("rename"))?;
+            Ok((path_in(store, &kept_name), directory))
+        });
+        let (kept, directory) = match moved {
+            Ok(moved) => moved,
+            Err(failure @ (Failure::Raced | Failure::ReadOnly)) => return Err(failure),
+            Err(failure) if failure.is(libc::EPERM) => return Err(failure),
+            Err(_) => self.carry(parent, name, &object, &kept_name)?,
+        };
+        // The name may have changed its meaning since it was looked at; what came along counts.
+        let object = directory.child(&kept_name).map_err(Failure::of("open"))?;
+        let came = object.inode().map_err(Failure::of("statx"))?;
+        let mut item = Item::new(id, original, &kept, &came);
+        item.flags = inode.flags;
+        let measure = tree::measure(&object);
+        (item.bytes, item.entries) = (measure.bytes, measure.entries);
+        let blake3 = if came.is_file() { self.sum(&object) } else { None };
+        Ok(self.note(item, blake3, blame))
+    }
+
+    /// Moves by copying to the state directory: where its own mount has no place for it.
+    fn carry(
+        &mut self,
+        parent: &Object,
+        name: &CStr,
+        object: &Object,
+        kept_name: &CStr,
+    ) -> Result<(PathBuf, Object), Failure> {
+        let index = self.stores.in_state()?;
+        let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
+        let directory = store.open()?;
+        if let Err(error) = tree::copy(object, &directory, kept_name, self.bounds.file) {
+            let _ = tree::remove(&directory, kept_name);
+            return Err(Failure::of("copy")(error));
+        }
+        tree::remove(parent, name).map_err(Failure::of("unlink"))?;
+        Ok((path_in(store, kept_name), directory))
+    }
+
+    fn sum(&self, object: &Object) -> Option<[u8; 32]> {
+        content::sum(&object.open(libc::O_RDONLY).ok()?, self.bounds.file).ok()?
+    }
+
+    /// Keeps a copy of what stands in a protected file, which is about to get its right content back.
+    ///
+    /// # Errors
+    /// It is too long or there is no space.
+    pub fn keep_content(
+        &mut self,
+        file: &File,
+        inode: &Inode,
+        original: &Path,
+        blame: Blame<'_>,
+    ) -> Result<Taken, Failure> {
+        let id = self.next_id();
+        let name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
+        let index = match self.stores.on_mount(inode.mount, original) {
+            Ok(index) => index,
+            Err(_) => self.stores.in_state()?,
+        };
+        let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
+        let (directory, kept) = (store.open()?, path_in(store, &name));
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+        let copy = names::open_at(directory.as_fd(), &name, flags, 0o600).map_err(Failure::of("open"))?;
+        let sum = match content::copy(file, &File::from(copy), self.bounds.file) {
+            Ok((_, sum)) => sum,
+            Err(error) => {
+                let _ = tree::remove(&directory, &name);
+                return Err(Failure::of("copy")(error));
+            }
+        };
+        let mut item = Item::new(id, original, &kept, inode);
+        "content".clone_into(&mut item.kind);
+        Ok(self.note(item, Some(sum), blame))
+    }
+
+    /// Writes the note and makes room.
+    fn note(&mut self, mut item: Item, blake3: Option<[u8; 32]>, blame: Blame<'_>) -> Taken {
+        item.blake3 = blake3.map(|sum| hex_of(&sum));
+        item.subject = blame.subject.clone();
+        item.seq = blame.seq;
+        let path = self.note_path(&item.id);
+        let half = path.with_extension("half");
+        let written = serde_json::to_vec_pretty(&item)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| std::fs::write(&half, bytes))
+            .and_then(|()| std::fs::rename(&half, &path));
+        if let Err(error) = written {
+            tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
+        }
+        self.bytes += item.bytes;
+        let id = item.id.clone();
+        self.items.insert(id.clone(), item);
+        let mut dropped = Vec::new();
+        while self.items.len() > 1 && (self.items.len() > self.bounds.items || self.bytes > self.bounds.bytes)
+        {
+            let Some((oldest, item)) = self.items.pop_first() else { break };
+            self.bytes = self.bytes.saturating_sub(item.bytes);
+            self.destroy(&item);
+            dropped.push(oldest);
+        }
+        Taken { id, blake3, dropped }
+    }
+
+    fn note_path(&self, id: &str) -> PathBuf {
+        self.notes.join(format!("{id}.json"))
+    }
+
+    fn destroy(&self, item: &Item) {
+        let kept = item.kept.path();
+        if let (Some(directory), Ok(name)) = (kept.parent(), c_name(&kept))
+            && let Err(error) =
+                Object::directory_following(directory).and_then(|directory| tree::remove(&directory, &name))
+            && !is(&error, libc::ENOENT)
+        {
+            tracing::warn!(id = item.id, %error, "an item of the quarantine could not be removed");
+        }
+        let _ = std::fs::remove_file(self.note_path(&item.id));
+    }
+
+    /// Gives an item back at `destination`, which must not exist.
+    ///
+    /// # Errors
+    /// There is no such item, or something is at the destination.
+    pub fn release(&mut self, id: &str, destination: &Path) -> Result<(), Failure> {
+        let kept = self.items.get(id).ok_or(Failure::NoSuchItem)?.kept.path();
+        let destination = std::path::absolute(destination).map_err(Failure::of("path"))?;
+        let open = |path: &Path| {
+            Object::directory_following(path.parent().unwrap_or(path)).map_err(Failure::of("open"))
+        };
+        let (from, to) = (open(&kept)?, open(&destination)?);
+        let old = c_name(&kept).map_err(Failure::of("name"))?;
+        let new = c_name(&destination).map_err(Failure::of("name"))?;
+        // The operator wants to know what exactly is wrong, so nothing is called a race here.
+        let exactly = |error: std::io::Error| Failure::Call {
+            call: "release",
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        match names::rename((from.as_fd(), &old), (to.as_fd(), &new), names::NOREPLACE) {
+            Err(error) if is(&error, libc::EXDEV) => {
+                if to.child(&new).is_ok() {
+                    return Err(exactly(std::io::Error::from_raw_os_error(libc::EEXIST)));
+                }
+                let object = from.child(&old).map_err(exactly)?;
+                if let Err(error) = tree::copy(&object, &to, &new, u64::MAX) {
+                    let _ = tree::remove(&to, &new);
+                    return Err(exactly(error));
+                }
+                tree::remove(&from, &old).map_err(exactly)?;
+            }
+            other => other.map_err(exactly)?,
+        }
+        let _ = std::fs::remove_file(self.note_path(id));
+        if let Some(item) = self.items.remove(id) {
+            self.bytes = self.bytes.saturating_sub(item.bytes);
+        }
+        Ok(())
+    }
+}

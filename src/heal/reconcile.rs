@@ -1,0 +1,320 @@
+//! One name: what is there against what should be.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::action::{Action, Change, Did, Duty, Hint};
+use super::expected::Expected;
+use super::failure::Failure;
+use super::healer::{Healer, Round};
+use super::object::{Object, c_name, is};
+use super::quarantine::Blame;
+use crate::sys::inode::{FLAGS_BLOCKING, Inode};
+use crate::sys::{file, names};
+
+/// How often a name that changes meanwhile is looked at again.
+const TRIES: usize = 8;
+/// How far up missing or replaced parents are put right first.
+const PARENTS_MAX: usize = 64;
+
+/// The place of a name.
+pub(super) struct Place<'a> {
+    pub parent: &'a Object,
+    pub directory: &'a Path,
+    pub mount: u64,
+    pub name: &'a CStr,
+    pub path: &'a Path,
+}
+
+/// What is to be done there.
+#[derive(Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub expected: &'a Expected,
+    pub duty: Duty,
+    pub change: &'a Change,
+    pub hint: &'a Hint,
+}
+
+impl Healer {
+    /// Puts right what is at `path`, and what has to be right before or after it. Nothing to do, nothing returned.
+    pub fn reconcile(&mut self, path: &Path, hint: &Hint) -> Vec<Action> {
+        let mut round = Round::new(hint);
+        if let Some(wait) = self.fights.hold_off(path, round.started) {
+            round.push(Action::new(path.to_owned(), Did::Deferred(wait)));
+            return round.actions;
+        }
+        self.queue.push_back((path.to_owned(), hint.change.clone()));
+        self.drain(&mut round);
+        if round.actions.iter().any(|action| action.path == path && action.healed())
+            && let Some(heals) = self.fights.note(path, Instant::now())
+        {
+            round.push(Action::new(path.to_owned(), Did::Escalated { heals }));
+        }
+        round.actions
+    }
+
+    /// When [`Healer::due`] has something to do.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.fights.next_due()
+    }
+
+    /// Reconciles the paths that were deferred and have waited long enough.
+    pub fn due(&mut self) -> Vec<Action> {
+        let due = self.fights.take_due(Instant::now());
+        due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect()
+    }
+
+    /// Works off the queue, then sets times and flags of the directories it changed.
+    pub(super) fn drain(&mut self, round: &mut Round<'_>) {
+        while let Some((path, change)) = self.queue.pop_front() {
+            self.settle(&path, &change, round, 0);
+        }
+        self.finish();
+    }
+
+    fn settle(&mut self, path: &Path, change: &Change, round: &mut Round<'_>, depth: usize) {
+        let duty = (self.duties)(path);
+        if duty == Duty::NONE || depth > PARENTS_MAX {
+            return;
+        }
+        let mut unblocked = false;
+        for _ in 0..TRIES {
+            match self.attempt(path, duty, change, round, depth) {
+                Ok(Some(action)) => return round.push(action),
+                Ok(None) => return,
+                Err(Failure::Raced) => {}
+                Err(failure) if failure.is(libc::EPERM) && !unblocked => {
+                    unblocked = true;
+                    if let Some(parent) = path.parent() {
+                        self.unblock(parent);
+                    }
+                }
+                Err(failure) => return round.push(Action::new(path.to_owned(), Did::Failed(failure))),
+            }
+        }
+        round.push(Action::new(path.to_owned(), Did::Failed(Failure::Raced)));
+    }
+
+    fn attempt(
+        &mut self,
+        path: &Path,
+        duty: Duty,
+        change: &Change,
+        round: &mut Round<'_>,
+        depth: usize,
+    ) -> Result<Option<Action>, Failure> {
+        let expected = self.inventory.get(path).cloned();
+        let wanted = expected.is_some() && duty.names;
+        let Some((parent, mount)) = self.parent_of(path, wanted, round, depth)? else { return Ok(None) };
+        let name = c_name(path).map_err(Failure::of("name"))?;
+        let directory = path.parent().unwrap_or(path);
+        let place = Place { parent: &parent, directory, mount, name: &name, path };
+        // The root of the tree has no name.
+        let found = if name.is_empty() { Object::at_path(path) } else { parent.child(&name) };
+        let object = match found {
+            Ok(object) => object,
+            Err(error) if is(&error, libc::ENOENT) => {
+                return match expected {
+                    Some(expected) if duty.names => {
+                        let task = Task { expected: &expected, duty, change, hint: round.hint };
+                        self.restore(&place, task).map(Some)
+                    }
+                    Some(_) => {
+                        self.forget(path);
+                        Ok(None)
+                    }
+                    None => Ok(None),
+                };
+            }
+            Err(error) => return Err(Failure::of("open")(error)),
+        };
+        let inode = object.inode().map_err(Failure::of("statx"))?;
+        if self.is_own(&inode) {
+            return Ok(None);
+        }
+        match expected {
+            None if duty.foreign => {
+                let mut action = Action::new(path.to_owned(), Did::Removed);
+                self.dispose(&place, round.hint, &mut action)?;
+                Ok(Some(action))
+            }
+            Some(expected) if is_same(&expected, &inode, &object) => {
+                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                match self.mend(&object, &inode, path, task) {
+                    // A program that runs cannot be written to: another file takes its place.
+                    Err(failure) if failure.is(libc::ETXTBSY) => self.replace(&place, task, true).map(Some),
+                    mended => mended,
+                }
+            }
+            Some(expected) if duty.names => {
+                if inode.mount != mount {
+                    return Err(Failure::MountedOver);
+                }
+                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                self.replace(&place, task, false).map(Some)
+            }
+            // Whatever is here may be here.
+            _ => {
+                self.learn_tree(path);
+                Ok(Some(Action::new(path.to_owned(), Did::Learned)))
+            }
+        }
+    }
+
+    /// The directory of `path` and its mount, put right first where it is not the expected one. `None`: there is
+    /// none and none is wanted.
+    fn parent_of(
+        &mut self,
+        path: &Path,
+        wanted: bool,
+        round: &mut Round<'_>,
+        depth: usize,
+    ) -> Result<Option<(Object, u64)>, Failure> {
+        let directory = path.parent().unwrap_or(path);
+        for last in [false, true] {
+            let found = Object::at_path(directory).and_then(|object| Ok((object.inode()?, object)));
+            match found {
+                Ok((inode, object)) if inode.is_dir() => {
+                    let expected = self.inventory.get(directory);
+                    if last || expected.is_none_or(|expected| expected.id == inode.id) {
+                        return Ok(Some((object, inode.mount)));
+                    }
+                }
+                _ if !wanted => return Ok(None),
+                Ok(_) if last => return Err(Failure::Call { call: "open", errno: libc::ENOTDIR }),
+                Err(error) if last => return Err(Failure::of("open")(error)),
+                _ => {}
+            }
+            if self.inventory.get(directory).is_some() {
+                self.settle(directory, &Change::Unknown, round, depth + 1);
+            } else if depth < PARENTS_MAX
+                && directory != path
+                && let Some((above, _)) = self.parent_of(directory, wanted, round, depth + 1)?
+            {
+                // Nobody said how an unprotected directory should look; a protected file needs one.
+                let name = c_name(directory).map_err(Failure::of("name"))?;
+                if names::make_dir(above.as_fd(), &name, 0o755).is_ok() {
+                    let mut action = Action::new(directory.to_owned(), Did::Made);
+                    action.new_inode = true;
+                    round.push(action);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the flags off a directory that forbid changing its entries; [`Healer::finish`] sets them back.
+    pub(super) fn unblock(&mut self, directory: &Path) {
+        let Ok(object) = Object::at_path(directory) else { return };
+        let flags = object.inode().map_or(0, |inode| inode.flags & FLAGS_BLOCKING);
+        if flags != 0 && object.set_flags(0).is_ok() {
+            *self.touched.entry(directory.to_owned()).or_default() |= flags;
+        }
+    }
+
+    /// The entries of this directory were changed by us.
+    pub(super) fn touch(&mut self, directory: &Path) {
+        self.touched.entry(directory.to_owned()).or_default();
+    }
+
+    /// Moves what is at `place` to the quarantine; a further name of an object that the vault holds just goes.
+    pub(super) fn dispose(
+        &mut self,
+        place: &Place<'_>,
+        hint: &Hint,
+        action: &mut Action,
+    ) -> Result<(), Failure> {
+        self.touch(place.directory);
+        let object = place.parent.child(place.name).map_err(Failure::of("open"))?;
+        let inode = object.inode().map_err(Failure::of("statx"))?;
+        if !inode.is_dir() && self.vault.link_of(inode.id).is_some() {
+            return unlink_alias(place, &object, &inode, action);
+        }
+        let blame = Blame { subject: &hint.subject, seq: hint.seq };
+        let taken = self.quarantine.take(place.parent, place.name, place.path, blame)?;
+        action.quarantine = Some(taken.id);
+        action.blake3 = taken.blake3;
+        action.dropped.extend(taken.dropped);
+        Ok(())
+    }
+
+    /// Sets times and flags of changed directories to what they should be.
+    fn finish(&mut self) {
+        for (directory, flags) in std::mem::take(&mut self.touched) {
+            let Ok(object) = Object::at_path(&directory) else { continue };
+            let Ok(inode) = object.inode() else { continue };
+            let expected = self.inventory.get(&directory).filter(|expected| expected.id == inode.id);
+            let Some(mut expected) = expected.cloned() else {
+                if flags != 0 {
+                    let _ = object.set_flags(flags);
+                }
+                continue;
+            };
+            let duty = (self.duties)(&directory);
+            if duty.foreign && inode.mtime != expected.mtime {
+                let _ = object.set_mtime(expected.mtime);
+            } else {
+                expected.mtime = inode.mtime;
+            }
+            let wanted = if duty.metadata { expected.flags } else { flags };
+            if inode.flags != wanted {
+                let _ = object.set_flags(wanted);
+            }
+            if let Ok(inode) = object.inode() {
+                expected.ctime = inode.ctime;
+                self.inventory.put(&directory, expected);
+            }
+        }
+    }
+
+    /// Queues what is in `directory` but not expected, and what is expected but not there or not the same.
+    pub(super) fn queue_entries(&mut self, directory: &Path, object: &Object) {
+        let mut found: std::collections::HashSet<_> =
+            object.entries().unwrap_or_default().into_iter().collect();
+        let mut queue = Vec::new();
+        for (path, expected) in self.inventory.children(directory) {
+            let Ok(name) = c_name(path) else { continue };
+            let untouched = found.remove(&name)
+                && crate::sys::inode::of_name(object.as_fd(), &name)
+                    .is_ok_and(|inode| expected.is_untouched(&inode));
+            if !untouched {
+                queue.push(path.to_owned());
+            }
+        }
+        queue.extend(found.iter().map(|name| super::object::join(directory, name)));
+        self.queue.extend(queue.into_iter().map(|path: PathBuf| (path, Change::Unknown)));
+    }
+}
+
+/// Whether what is there is the expected object. A symbolic link is what it points to.
+fn is_same(expected: &Expected, inode: &Inode, object: &Object) -> bool {
+    if expected.file_type() != inode.file_type() {
+        return false;
+    }
+    if expected.is_link() {
+        return object.target().is_ok_and(|target| target == expected.target());
+    }
+    expected.id == inode.id
+}
+
+/// Takes away one name of an object that has others.
+fn unlink_alias(
+    place: &Place<'_>,
+    object: &Object,
+    inode: &Inode,
+    action: &mut Action,
+) -> Result<(), Failure> {
+    if inode.flags != 0 {
+        object.set_flags(0).map_err(Failure::of("chattr"))?;
+    }
+    let unlinked = file::unlink_at(place.parent.as_fd(), place.name);
+    if inode.flags != 0 {
+        object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
+    }
+    if action.did == Did::Removed {
+        action.did = Did::Unlinked;
+    }
+    unlinked.map_err(Failure::of("unlink"))
+}

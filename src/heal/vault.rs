@@ -1,0 +1,455 @@
+//! What healing restores from.
+//!
+//! Each protected object that is no directory and no symbolic link gets a second name in a private directory on its
+//! own mount: it costs no space and brings back the very inode, with owner, attributes and times. A change *in* the
+//! inode changes what that link shows too, so files whose content may not change get a copy as well: shared blocks
+//! where the filesystem can, else written ones, within limits.
+//!
+//! A link is named by its inode number alone: while the link exists, no other object can have that number.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::content::{self, Made};
+use super::failure::Failure;
+use super::object::{Object, c_string, is};
+use super::store::{Store, Stores, Temporary};
+use crate::sys::file::{self, Identity};
+use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
+use crate::sys::names;
+
+/// Bounds of what copies may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest file that is copied where blocks cannot be shared.
+    pub copy_file: u64,
+    /// Bytes of all written copies together.
+    pub copy_total: u64,
+    /// Of a filesystem's space, how many thousandths copies leave free.
+    pub keep_free_permille: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { copy_file: 16 << 20, copy_total: 1 << 30, keep_free_permille: 100 }
+    }
+}
+
+/// Whether a copy of the content is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copy {
+    /// The content may change.
+    None,
+    /// A new one is made when the kept one has another length or time.
+    IfStale,
+    /// The content was changed by someone who may: a new one is made.
+    Fresh,
+}
+
+/// How many paths [`Vault::unheld`] remembers; more are counted only.
+const UNHELD_MAX: usize = 10_000;
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    /// How many expected names there are of it.
+    names: u32,
+    store: u16,
+    link: bool,
+    copy: bool,
+    /// KiB that its copy takes: narrow, because there is one of these for each file.
+    cost_kib: u32,
+}
+
+impl Held {
+    fn cost(&self) -> u64 {
+        u64::from(self.cost_kib) << 10
+    }
+
+    fn set_cost(&mut self, bytes: u64) {
+        self.cost_kib = bytes.div_ceil(1024) as u32;
+    }
+}
+
+/// How much is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Links.
+    pub links: usize,
+    /// Copies.
+    pub copies: usize,
+    /// Bytes of written copies.
+    pub copied_bytes: u64,
+    /// Names of which something is missing.
+    pub unheld: usize,
+}
+
+/// The vault.
+#[derive(Debug)]
+pub struct Vault {
+    stores: Stores,
+    loaded: usize,
+    limits: Limits,
+    held: HashMap<Identity, Held>,
+    unheld: BTreeMap<PathBuf, Failure>,
+    copied: u64,
+    temporary: Temporary,
+}
+
+fn link_name(ino: u64) -> CString {
+    c_string(format!("l-{ino:x}").as_bytes()).unwrap_or_default()
+}
+
+fn copy_name(ino: u64) -> CString {
+    c_string(format!("c-{ino:x}").as_bytes()).unwrap_or_default()
+}
+
+impl Vault {
+    /// Takes up what earlier processes left in `state_dir`; other stores are taken up when they are first needed.
+    pub fn open(state_dir: &Path, limits: Limits) -> Self {
+        let mut vault = Self {
+            stores: Stores::new(state_dir, "vault"),
+            loaded: 0,
+            limits,
+            held: HashMap::new(),
+            unheld: BTreeMap::new(),
+            copied: 0,
+            temporary: Temporary::default(),
+        };
+        let _ = vault.stores.in_state();
+        vault.load();
+        vault
+    }
+
+    /// Reads the directories of stores that are new here.
+    fn load(&mut self) {
+        while self.loaded < self.stores.len() {
+            let index = self.loaded;
+            self.loaded += 1;
+            let Some(store) = self.stores.get(index) else { return };
+            let Ok(directory) = store.open() else { continue };
+            for name in directory.entries().unwrap_or_default() {
+                let text = name.to_str().unwrap_or_default();
+                let parsed = text
+                    .split_once('-')
+                    .and_then(|(kind, ino)| Some((kind, u64::from_str_radix(ino, 16).ok()?)));
+                let Some((kind @ ("l" | "c"), ino)) = parsed else {
+                    // Half made when its maker died.
+                    if text.starts_with(super::store::PREFIX) {
+                        let _ = file::unlink_at(directory.as_fd(), &name);
+                    }
+                    continue;
+                };
+                let held = self.held.entry(Identity { dev: store.id.dev, ino }).or_default();
+                held.store = index as u16;
+                if kind == "l" {
+                    held.link = true;
+                } else {
+                    held.copy = true;
+                    let cost = inode::of_name(directory.as_fd(), &name).map_or(0, |inode| inode.allocated);
+                    held.set_cost(cost);
+                    self.copied += held.cost();
+                }
+            }
+        }
+    }
+
+    /// Makes the store that holds what lies on `mount`, ahead of the first object: its name appears in the mount's
+    /// root.
+    ///
+    /// # Errors
+    /// There can be none.
+    pub fn prepare(&mut self, mount: u64, path: &Path) -> Result<(), Failure> {
+        let index = self.stores.on_mount(mount, path);
+        self.load();
+        index.map(|_| ())
+    }
+
+    /// Looks again at what the stores hold, and forgets which names need it: [`Vault::adopt`] says so anew.
+    pub fn recheck(&mut self) {
+        self.held.clear();
+        self.unheld.clear();
+        self.copied = 0;
+        self.loaded = 0;
+        self.load();
+    }
+
+    /// A name of this object is expected. Whether all is held that should be.
+    pub fn adopt(&mut self, id: Identity, copy: bool) -> bool {
+        let held = self.held.entry(id).or_default();
+        held.names += 1;
+        held.link && (held.copy || !copy)
+    }
+
+    /// Holds `object`, which `path` names. `new_name`: the path did not name this object before. Gives back the sum
+    /// of a copy that was made now.
+    pub fn hold(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        inode: &Inode,
+        copy: Copy,
+        new_name: bool,
+    ) -> Option<Box<[u8; 32]>> {
+        if new_name {
+            self.held.entry(inode.id).or_default().names += 1;
+        }
+        match self.try_hold(path, object, inode, copy) {
+            Ok(sum) => {
+                self.unheld.remove(path);
+                sum.map(Box::new)
+            }
+            Err(failure) => {
+                if self.unheld.len() < UNHELD_MAX {
+                    self.unheld.insert(path.to_owned(), failure);
+                }
+                None
+            }
+        }
+    }
+
+    fn try_hold(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        inode: &Inode,
+        copy: Copy,
+    ) -> Result<Option<[u8; 32]>, Failure> {
+        let index = self.stores.on_mount(inode.mount, path)?;
+        self.load();
+        let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
+        let directory = store.open()?;
+        let held = self.held.entry(inode.id).or_default();
+        held.store = index as u16;
+        let linked = link(&directory, object, inode);
+        held.link = linked.is_ok();
+        // Without content there is nothing to copy, and `copy_of` knows it.
+        if copy != Copy::None && inode.is_file() && inode.size > 0 {
+            let sum = self.copy(&directory, object, inode, copy == Copy::Fresh)?;
+            return linked.map(|()| sum);
+        }
+        linked.map(|()| None)
+    }
+
+    fn copy(
+        &mut self,
+        directory: &Object,
+        object: &Object,
+        inode: &Inode,
+        fresh: bool,
+    ) -> Result<Option<[u8; 32]>, Failure> {
+        let name = copy_name(inode.id.ino);
+        if !fresh && copy_matches(directory, &name, inode) {
+            return Ok(None);
+        }
+        self.drop_copy(directory, inode.id);
+        let content = object.open(libc::O_RDONLY).map_err(Failure::of("open"))?;
+        let half = self.temporary.next();
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+        let new = names::open_at(directory.as_fd(), &half, flags, 0o600).map_err(Failure::of("open"))?;
+        let new = File::from(new);
+        let made = self.fill(directory, &content, &new, inode);
+        let kept = made.and_then(|made| {
+            let copy = directory.child(&half).map_err(Failure::of("open"))?;
+            copy.set_mtime(inode.mtime).map_err(Failure::of("utimensat"))?;
+            let (from, to) = ((directory.as_fd(), half.as_c_str()), (directory.as_fd(), name.as_c_str()));
+            names::rename(from, to, 0).map_err(Failure::of("rename"))?;
+            Ok(made)
+        });
+        match kept {
+            Ok((cost, sum)) => {
+                let held = self.held.entry(inode.id).or_default();
+                held.copy = true;
+                held.set_cost(cost);
+                self.copied += held.cost();
+                Ok(Some(sum))
+            }
+            Err(failure) => {
+                let _ = file::unlink_at(directory.as_fd(), &half);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Fills a new copy; gives back what it costs, and its sum.
+    fn fill(
+        &self,
+        directory: &Object,
+        from: &File,
+        to: &File,
+        inode: &Inode,
+    ) -> Result<(u64, [u8; 32]), Failure> {
+        let budget = self.limits.copy_total.saturating_sub(self.copied);
+        let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
+        let keep = all / 1000 * self.limits.keep_free_permille;
+        let limit = if inode.size > self.limits.copy_file {
+            Err(Failure::TooLarge)
+        } else if inode.allocated > budget {
+            Err(Failure::OverBudget)
+        } else if free < keep.saturating_add(inode.allocated) {
+            Err(Failure::NoSpace)
+        } else {
+            Ok(self.limits.copy_file)
+        };
+        // Even where no byte may be written, blocks may be shared.
+        match (content::copy(from, to, limit.unwrap_or(0)), limit) {
+            (Ok((Made::Shared, sum)), _) => Ok((0, sum)),
+            (Ok((Made::Written, sum)), _) => Ok((inode.allocated, sum)),
+            (Err(_), Err(failure)) => Err(failure),
+            (Err(error), Ok(_)) if is(&error, libc::EFBIG) => Err(Failure::TooLarge),
+            (Err(error), Ok(_)) => Err(Failure::of("copy")(error)),
+        }
+    }
+
+    fn drop_copy(&mut self, directory: &Object, id: Identity) {
+        let Some(held) = self.held.get_mut(&id) else { return };
+        if held.copy {
+            let _ = file::unlink_at(directory.as_fd(), &copy_name(id.ino));
+            self.copied = self.copied.saturating_sub(held.cost());
+            held.copy = false;
+            held.set_cost(0);
+        }
+    }
+
+    /// The object `old` is lost; `path` names `object` now, which needs what `old` had.
+    pub fn succeed(&mut self, path: &Path, old: Identity, object: &Object, inode: &Inode) {
+        self.hold(path, object, inode, Copy::None, true);
+        self.release(path, old);
+    }
+
+    /// One expected name of the object is gone on purpose; with the last one it is no longer held.
+    pub fn release(&mut self, path: &Path, id: Identity) {
+        self.unheld.remove(path);
+        let Some(held) = self.held.get_mut(&id) else { return };
+        held.names = held.names.saturating_sub(1);
+        if held.names == 0 {
+            self.drop_object(id);
+        }
+    }
+
+    /// Drops the link to an object that can no longer be made right; its copy stays.
+    pub fn disown(&mut self, id: Identity) {
+        let Some((store, held)) = self.store_of(id) else { return };
+        if held.link
+            && let Ok(directory) = store.open()
+        {
+            let _ = file::unlink_at(directory.as_fd(), &link_name(id.ino));
+        }
+        if let Some(held) = self.held.get_mut(&id) {
+            held.link = false;
+        }
+    }
+
+    fn drop_object(&mut self, id: Identity) {
+        let Some(&held) = self.held.get(&id) else { return };
+        if let Some(directory) = self.stores.get(held.store.into()).and_then(|store| store.open().ok()) {
+            self.drop_copy(&directory, id);
+            if held.link {
+                let name = link_name(id.ino);
+                if file::unlink_at(directory.as_fd(), &name).is_err_and(|error| is(&error, libc::EPERM))
+                    && let Ok(object) = directory.child(&name)
+                {
+                    // Only as long as it takes: the object may have other names.
+                    let flags = object.inode().map_or(0, |inode| inode.flags);
+                    let _ = object.set_flags(0);
+                    let _ = file::unlink_at(directory.as_fd(), &name);
+                    let _ = object.set_flags(flags);
+                }
+            }
+        }
+        self.held.remove(&id);
+    }
+
+    /// Drops what no expected name needs: policies changed, or it was left by an earlier process.
+    pub fn prune(&mut self) -> usize {
+        let unneeded: Vec<_> =
+            self.held.iter().filter(|(_, held)| held.names == 0).map(|(id, _)| *id).collect();
+        for id in &unneeded {
+            self.drop_object(*id);
+        }
+        unneeded.len()
+    }
+
+    fn store_of(&self, id: Identity) -> Option<(&Store, Held)> {
+        let held = self.held.get(&id)?;
+        Some((self.stores.get(held.store.into())?, *held))
+    }
+
+    /// The held object itself, if it is still there.
+    pub fn link_of(&self, id: Identity) -> Option<Object> {
+        let (store, held) = self.store_of(id)?;
+        let object = held.link.then(|| store.open().ok()?.child(&link_name(id.ino)).ok())??;
+        (object.inode().ok()?.id == id).then_some(object)
+    }
+
+    /// The directories, which nobody else may write in: they hold further names of protected files.
+    pub fn places(&self) -> impl DoubleEndedIterator<Item = &Path> {
+        self.stores.paths()
+    }
+
+    /// The held content, if there is a copy of this length. Whether it is what was copied, its sum says.
+    pub fn copy_of(&self, id: Identity, size: u64) -> Option<File> {
+        let (store, held) = self.store_of(id)?;
+        let object = held.copy.then(|| store.open().ok()?.child(&copy_name(id.ino)).ok())??;
+        let inode = object.inode().ok()?;
+        (inode.is_file() && inode.size == size).then(|| object.open(libc::O_RDONLY).ok())?
+    }
+
+    /// How many of an object's names are the vault's own: they are no foreign hard links.
+    pub fn vault_links(&self, id: Identity) -> u32 {
+        self.held.get(&id).map_or(0, |held| u32::from(held.link))
+    }
+
+    /// What is not held, or not wholly, and why.
+    pub fn unheld(&self) -> impl Iterator<Item = (&Path, Failure)> {
+        self.unheld.iter().map(|(path, failure)| (path.as_path(), *failure))
+    }
+
+    /// How much is held.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            links: self.held.values().filter(|held| held.link).count(),
+            copies: self.held.values().filter(|held| held.copy).count(),
+            copied_bytes: self.copied,
+            unheld: self.unheld.len(),
+        }
+    }
+
+    /// Whether this is one of the vault's directories.
+    pub fn is_own(&self, id: Identity) -> bool {
+        self.stores.is_own(id)
+    }
+}
+
+/// Links `object` into the store, unless it is there already.
+fn link(directory: &Object, object: &Object, inode: &Inode) -> Result<(), Failure> {
+    let name = link_name(inode.id.ino);
+    for _ in 0..3 {
+        match inode::of_name(directory.as_fd(), &name) {
+            Ok(found) if found.id == inode.id => return Ok(()),
+            // Of an object that lived on this number in another filesystem's life.
+            Ok(_) => file::unlink_at(directory.as_fd(), &name).map_err(Failure::of("unlink"))?,
+            Err(_) => {}
+        }
+        match object.link(directory, &name) {
+            Ok(()) => return Ok(()),
+            Err(error) if is(&error, libc::EEXIST) => {}
+            // The kernel gives no further name to what may not change.
+            Err(error) if is(&error, libc::EPERM) && inode.flags & FLAGS_BLOCKING != 0 => {
+                object.set_flags(0).map_err(Failure::of("chattr"))?;
+                let linked = object.link(directory, &name);
+                object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
+                return linked.map_err(Failure::of("link"));
+            }
+            Err(error) => return Err(Failure::of("link")(error)),
+        }
+    }
+    Err(Failure::Raced)
+}
+
+fn copy_matches(directory: &Object, name: &CString, inode: &Inode) -> bool {
+    inode::of_name(directory.as_fd(), name)
+        .is_ok_and(|copy| copy.is_file() && copy.size == inode.size && copy.mtime == inode.mtime)
+}

@@ -1,0 +1,203 @@
+//! Who a short-lived process was, after it is gone.
+//!
+//! A maintainer script's `rm` may have ended before the notification of what it did is read. Two things are known
+//! by then: which processes the gate (or the watch) has verified while they lived, and, from the kernel's process
+//! events, who forked whom. A dead process is what its verified ancestors make it, and without any it is unknown.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::policy::snapshot::WriterMask;
+use crate::sys::connector::{Connector, ProcessEvent};
+
+/// How long after its end a process is remembered: its notifications are read within milliseconds.
+const REMEMBERED: Duration = Duration::from_secs(3);
+/// Verifications that responders may note between two looks of the watcher; more than that are not remembered.
+const NOTES_MAX: usize = 4096;
+/// The longest chain that is climbed.
+const CHAIN_MAX: usize = 48;
+
+/// What responders have verified, for the watcher to take. No allocation: the list is made at its full length.
+pub struct Notes {
+    list: Mutex<Vec<(i32, WriterMask)>>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self { list: Mutex::new(Vec::with_capacity(NOTES_MAX)) }
+    }
+}
+
+impl Notes {
+    /// The process `tgid` has just been verified as these writers.
+    pub fn note(&self, tgid: i32, writers: WriterMask) {
+        let mut list = self.list.lock();
+        if list.last() != Some(&(tgid, writers)) && list.len() < NOTES_MAX {
+            list.push((tgid, writers));
+        }
+    }
+
+    fn take(&self, into: &mut Vec<(i32, WriterMask)>) {
+        into.clear();
+        let mut list = self.list.lock();
+        into.extend_from_slice(&list);
+        list.clear();
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    parent: i32,
+    verified: WriterMask,
+    /// `None` while it lives, or where the kernel sends no process events.
+    ended: Option<Instant>,
+}
+
+/// The watcher's memory of processes.
+pub struct Lineage {
+    connector: Option<Connector>,
+    processes: HashMap<i32, Known>,
+    /// Threads that are not their process's first.
+    threads: HashMap<i32, i32>,
+    taken: Vec<(i32, WriterMask)>,
+    last_purge: Instant,
+}
+
+impl Lineage {
+    /// Subscribes to process events where the kernel lets us.
+    pub fn new() -> Self {
+        let connector = Connector::listen()
+            .inspect_err(|error| {
+                tracing::info!(%error, "no process events: changes by processes that end at once count as unknown");
+            })
+            .ok();
+        Self {
+            connector,
+            processes: HashMap::new(),
+            threads: HashMap::new(),
+            taken: Vec::with_capacity(NOTES_MAX),
+            last_purge: Instant::now(),
+        }
+    }
+
+    /// The descriptor to poll beside the notifications, so that the socket's buffer does not fill.
+    pub const fn connector(&self) -> Option<&Connector> {
+        self.connector.as_ref()
+    }
+
+    /// Takes in what has happened; before every batch of notifications.
+    pub fn catch_up(&mut self, notes: &Notes) {
+        self.take_events();
+        notes.take(&mut self.taken);
+        for (tgid, writers) in std::mem::take(&mut self.taken) {
+            self.verified(tgid, writers);
+        }
+        if self.last_purge.elapsed() > REMEMBERED {
+            self.last_purge = Instant::now();
+            self.processes.retain(|_, known| known.ended.is_none_or(|at| at.elapsed() < REMEMBERED));
+            let Self { processes, threads, .. } = self;
+            threads.retain(|_, tgid| processes.contains_key(tgid));
+        }
+    }
+
+    fn take_events(&mut self) {
+        let Some(connector) = &self.connector else { return };
+        loop {
+            match connector.next() {
+                Ok(Some(ProcessEvent::Fork { parent, tid, tgid })) if tid == tgid => {
+                    // A new process under an old number is another one.
+                    let known = Known { parent, verified: WriterMask::NONE, ended: None };
+                    self.processes.insert(tgid, known);
+                }
+                Ok(Some(ProcessEvent::Fork { tid, tgid, .. })) => {
+                    self.threads.insert(tid, tgid);
+                }
+                Ok(Some(ProcessEvent::Exit { tid, tgid })) if tid == tgid => {
+                    if let Some(known) = self.processes.get_mut(&tgid) {
+                        known.ended = Some(Instant::now());
+                    }
+                }
+                Ok(_) => {}
+                // ENOBUFS: forks were lost; who they made is unknown, which is the safe side.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The process has been verified while it lived.
+    pub fn verified(&mut self, tgid: i32, writers: WriterMask) {
+        let known = self.processes.entry(tgid).or_insert(Known {
+            parent: 0,
+            verified: WriterMask::NONE,
+            ended: self.connector.is_none().then(Instant::now),
+        });
+        known.verified.0 |= writers.0;
+    }
+
+    /// What the dead thread `tid` was. `heirs` are the writers whose descendants are trusted too.
+    pub fn recall(&self, tid: i32, heirs: WriterMask) -> WriterMask {
+        let mut tgid = self.threads.get(&tid).copied().unwrap_or(tid);
+        let mut trusted = WriterMask::NONE;
+        for depth in 0..CHAIN_MAX {
+            let Some(known) = self.processes.get(&tgid) else { break };
+            let passes = if depth == 0 { known.verified.0 } else { known.verified.0 & heirs.0 };
+            trusted.0 |= passes;
+            if known.parent <= 1 {
+                break;
+            }
+            tgid = known.parent;
+        }
+        trusted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_events() -> Lineage {
+        Lineage {
+            connector: None,
+            processes: HashMap::new(),
+            threads: HashMap::new(),
+            taken: Vec::new(),
+            last_purge: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn descendants_inherit_only_where_the_writer_lets_them() {
+        let mut lineage = without_events();
+        let (packages, accounts) = (WriterMask(1), WriterMask(2));
+        lineage.verified(100, WriterMask(3));
+        let child = Known { parent: 100, verified: WriterMask::NONE, ended: None };
+        lineage.processes.insert(101, child);
+        lineage.processes.insert(102, Known { parent: 101, ..child });
+        lineage.threads.insert(1020, 102);
+        assert_eq!(lineage.recall(100, packages), WriterMask(packages.0 | accounts.0));
+        assert_eq!(lineage.recall(102, packages), packages);
+        assert_eq!(lineage.recall(1020, packages), packages);
+        assert_eq!(lineage.recall(999, packages), WriterMask::NONE);
+    }
+
+    #[test]
+    fn the_kernel_tells_of_a_child_that_is_gone() {
+        let mut lineage = Lineage::new();
+        if lineage.connector.is_none() {
+            eprintln!("SKIPPED: process events need CAP_NET_ADMIN and the initial namespaces");
+            return;
+        }
+        let me = std::process::id() as i32;
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let pid = child.id() as i32;
+        child.wait().expect("its end");
+        let notes = Notes::default();
+        notes.note(me, WriterMask(1));
+        lineage.catch_up(&notes);
+        assert_eq!(lineage.recall(pid, WriterMask(1)), WriterMask(1));
+        assert_eq!(lineage.recall(pid, WriterMask::NONE), WriterMask::NONE);
+    }
+}

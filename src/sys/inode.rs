@@ -1,0 +1,152 @@
+//! All that an inode says about itself, and the flags that chattr(1) sets. Healing compares and restores these.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::file::Identity;
+
+/// A time as the kernel keeps it. Packed: an inventory holds two for each object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
+#[repr(C, packed(4))]
+pub struct Time {
+    /// Seconds since the epoch, negative before.
+    pub sec: i64,
+    /// Nanoseconds.
+    pub nsec: u32,
+}
+
+/// `FS_IMMUTABLE_FL` of linux/fs.h: `chattr +i`.
+pub const FLAG_IMMUTABLE: u32 = 0x10;
+/// `FS_APPEND_FL` of linux/fs.h: `chattr +a`.
+pub const FLAG_APPEND: u32 = 0x20;
+/// The flags that keep a name or a file from being changed.
+pub const FLAGS_BLOCKING: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
+
+/// What statx(2) says, whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inode {
+    /// Device and inode.
+    pub id: Identity,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names.
+    pub links: u32,
+    /// Bytes of content.
+    pub size: u64,
+    /// Bytes on disk.
+    pub allocated: u64,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of anything; no process can set it.
+    pub ctime: Time,
+    /// Which device a device node stands for.
+    pub rdev: u64,
+    /// [`FLAG_IMMUTABLE`] and [`FLAG_APPEND`], without opening the file.
+    pub flags: u32,
+    /// Which mount it was reached through.
+    pub mount: u64,
+}
+
+impl Inode {
+    /// The type bits of the mode.
+    pub const fn file_type(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+
+    /// Whether it is a directory.
+    pub const fn is_dir(&self) -> bool {
+        self.file_type() == libc::S_IFDIR
+    }
+
+    /// Whether it is a regular file.
+    pub const fn is_file(&self) -> bool {
+        self.file_type() == libc::S_IFREG
+    }
+}
+
+fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
+    // SAFETY: statx is plain old data; all zero is valid.
+    let mut raw: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = flags | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+    // SAFETY: `name` is NUL-terminated and `raw` is valid and writable (statx(2)).
+    if unsafe { libc::statx(dir, name.as_ptr(), flags, mask, &raw mut raw) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut blocking = 0;
+    if raw.stx_attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0 {
+        blocking |= FLAG_IMMUTABLE;
+    }
+    if raw.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0 {
+        blocking |= FLAG_APPEND;
+    }
+    Ok(Inode {
+        id: Identity { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino },
+        mode: u32::from(raw.stx_mode),
+        uid: raw.stx_uid,
+        gid: raw.stx_gid,
+        links: raw.stx_nlink,
+        size: raw.stx_size,
+        allocated: raw.stx_blocks.saturating_mul(512),
+        mtime: Time { sec: raw.stx_mtime.tv_sec, nsec: raw.stx_mtime.tv_nsec },
+        ctime: Time { sec: raw.stx_ctime.tv_sec, nsec: raw.stx_ctime.tv_nsec },
+        rdev: libc::makedev(raw.stx_rdev_major, raw.stx_rdev_minor),
+        flags: blocking,
+        mount: raw.stx_mnt_id,
+    })
+}
+
+/// What a descriptor, also an `O_PATH` one, refers to.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Inode> {
+    statx(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// What `name` in `dir` is, not following a link.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Inode> {
+    statx(dir.as_raw_fd(), name, 0)
+}
+
+/// Makes the blocking flags of an open file or directory equal `wanted`, leaving all other flags alone.
+///
+/// # Errors
+/// Those of ioctl(2); `ENOTTY` or `EOPNOTSUPP` where the filesystem has no flags.
+pub fn set_blocking_flags(fd: BorrowedFd<'_>, wanted: u32) -> io::Result<()> {
+    // The kernel reads and writes an int, although the request is declared with a long.
+    let mut flags: libc::c_int = 0;
+    // SAFETY: `flags` is valid and writable for an int.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let new = (flags & !(FLAGS_BLOCKING as libc::c_int)) | (wanted & FLAGS_BLOCKING) as libc::c_int;
+    if new == flags {
+        return Ok(());
+    }
+    // SAFETY: `new` is valid and readable for an int.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const new) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes `to` share all blocks of `from` (`FICLONE`).
+///
+/// # Errors
+/// `EOPNOTSUPP`, `EXDEV` or `EINVAL` where the filesystem cannot.
+pub fn clone_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: FICLONE takes a descriptor number.
+    if unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
