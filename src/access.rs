@@ -66,12 +66,34 @@ pub enum Mutation {
     Chown = 5,
     /// An extended attribute changed.
     Setxattr = 6,
+    /// A new symbolic link.
+    Symlink = 7,
+    /// A new FIFO, socket or device node.
+    Mknod = 8,
+    /// The time of the last change of content was set.
+    Utimes = 9,
+    /// A flag of chattr(1) was set or cleared.
+    Chattr = 10,
+    /// Something was mounted over a name.
+    Mount = 11,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Self; 7] =
-        [Self::Unlink, Self::Rename, Self::Link, Self::Mkdir, Self::Chmod, Self::Chown, Self::Setxattr];
+    pub const ALL: [Self; 12] = [
+        Self::Unlink,
+        Self::Rename,
+        Self::Link,
+        Self::Mkdir,
+        Self::Chmod,
+        Self::Chown,
+        Self::Setxattr,
+        Self::Symlink,
+        Self::Mknod,
+        Self::Utimes,
+        Self::Chattr,
+        Self::Mount,
+    ];
 
     /// The word of the audit record.
     pub const fn as_str(self) -> &'static str {
@@ -83,6 +105,11 @@ impl Mutation {
             Self::Chmod => "chmod",
             Self::Chown => "chown",
             Self::Setxattr => "setxattr",
+            Self::Symlink => "symlink",
+            Self::Mknod => "mknod",
+            Self::Utimes => "utimes",
+            Self::Chattr => "chattr",
+            Self::Mount => "mount",
         }
     }
 }

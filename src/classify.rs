@@ -58,6 +58,12 @@ pub fn parse_line(line: &[u8]) -> Line {
     }
 }
 
+/// Whether the thread is in a call that may open a file.
+pub fn is_in_open(call: &Call) -> bool {
+    let opens = matches!(asked(call), Asked::Flags(_) | Asked::Indirect(_));
+    opens || call.pc == 0 || libc::c_long::from(call.number) == libc::SYS_io_uring_enter
+}
+
 fn parse_decimal(digits: &[u8]) -> Option<i32> {
     let (negative, digits) = match digits {
         [b'-', rest @ ..] => (true, rest),

@@ -37,6 +37,8 @@ pub struct Place<'a> {
 /// One notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notification<'a> {
+    /// How many bytes of the buffer it takes.
+    pub length: usize,
     /// `FAN_*` bits; several may have been merged.
     pub mask: u64,
     /// The thread that did it; 0 when the kernel does not say.
@@ -87,6 +89,7 @@ impl<'a> Iterator for Notifications<'a> {
         self.rest = rest;
         let metadata = usize::from(u16_at(event, 6)?);
         let mut notification = Notification {
+            length,
             mask: u64_at(event, 8)?,
             tid: u32_at(event, 20)? as i32,
             place: None,

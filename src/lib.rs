@@ -23,4 +23,5 @@ pub mod supervisor;
 pub mod sys;
 pub mod trie;
 pub mod verdict;
+pub mod watch;
 mod worker;

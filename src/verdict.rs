@@ -99,7 +99,8 @@ fn permits(policy: &Policy, change: Change) -> Result<(), Reason> {
             ok(matches!(modification, Content | Any), Reason::Modification)
         }
         Change::Access(Access::Unknown) => ok(matches!(modification, Content | Any), Reason::UnknownAccess),
-        Change::Access(Access::Create) | Change::Mutation(Mutation::Mkdir) => {
+        Change::Access(Access::Create)
+        | Change::Mutation(Mutation::Mkdir | Mutation::Symlink | Mutation::Mknod) => {
             ok(policy.create || modification == Any, Reason::Create)
         }
         Change::Mutation(_) => ok(modification == Any, Reason::Modification),

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use heal_support::*;
-use writegate::heal::{Change, Content, Did, Duty, Failure, Hint};
+use writegate::heal::{Change, Content, Did, Duty, Failure, Hint, Known};
 
 /// Runs `test` on each filesystem with a learned tree, and demands that afterwards the tree is what it was.
 fn each(test: impl Fn(&Ground, &Path, &mut writegate::heal::Healer)) {
@@ -66,7 +66,7 @@ fn a_replaced_file_changes_places_with_the_intruders() {
         let was = ino(&path);
         fs::write(&evil, "evil").unwrap();
         fs::rename(&evil, &path).unwrap();
-        let hint = Hint { subject: serde_json::json!({"pid": 42}), seq: 7, change: Change::Unknown };
+        let hint = Hint { subject: serde_json::json!({"pid": 42}), seq: 7, ..Hint::default() };
         let actions = heal(healer, &path, hint);
         assert_eq!(dids(&actions), [Did::Linked]);
         assert_eq!(ino(&path), was);
@@ -166,7 +166,7 @@ fn protected_files_may_have_any_name_too() {
         for name in names {
             let path = top.join(OsStr::from_bytes(name));
             fs::write(&path, "right").unwrap();
-            healer.learn(&path).unwrap();
+            healer.learn(&path, Known::No).unwrap();
         }
         let before = digest(&top);
         for name in names {
@@ -294,7 +294,7 @@ fn flags_that_belong_there_are_set_again() {
         let (top, mut healer) = protected(&ground);
         let path = top.join("a");
         chattr("+i", &path);
-        healer.learn(&path).unwrap();
+        healer.learn(&path, Known::No).unwrap();
         let before = digest(&top);
         chattr("-i", &path);
         fs::remove_file(&path).unwrap();
@@ -350,7 +350,7 @@ fn a_running_program_gets_another_inode() {
         let (top, mut healer) = protected(&ground);
         let path = top.join("sleep");
         fs::copy("/bin/sleep", &path).unwrap();
-        healer.learn(&path).unwrap();
+        healer.learn(&path, Known::No).unwrap();
         let before = digest(&top);
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"evil").unwrap();
         let mut child = Command::new(&path).arg("60").spawn().unwrap();
@@ -396,7 +396,7 @@ fn what_policies_leave_free_is_left_alone() {
         });
         healer.set_duties(duties);
         fs::write(top.join("log"), "one\n").unwrap();
-        healer.learn(&top.join("log")).unwrap();
+        healer.learn(&top.join("log"), Known::No).unwrap();
         let mut log = fs::OpenOptions::new().append(true).open(top.join("log")).unwrap();
         log.write_all(b"two\n").unwrap();
         assert_eq!(heal(&mut healer, &top.join("log"), Change::Modified), []);
@@ -445,7 +445,7 @@ fn a_single_file_gets_its_directories_back() {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "right").unwrap();
     let mut healer = healer(&ground, all_below(&path));
-    healer.learn(&path).unwrap();
+    healer.learn(&path, Known::No).unwrap();
     fs::remove_dir_all(ground.fs.join("x")).unwrap();
     assert_eq!(dids(&heal(&mut healer, &path, Change::Unknown)), [Did::Made, Did::Made, Did::Linked]);
     assert_eq!(fs::read(&path).unwrap(), b"right");

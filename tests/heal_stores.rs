@@ -10,7 +10,8 @@ use std::process::Command;
 use heal_support::*;
 use proptest::prelude::*;
 use writegate::heal::{
-    Bounds, Change, Did, Duty, Expected, Extra, Failure, Healer, Inventory, Limits, Quarantine, Vault, Xattr,
+    Bounds, Change, Did, Duty, Expected, Extra, Failure, Healer, Inventory, Known, Limits, Quarantine, Vault,
+    Xattr,
 };
 use writegate::sys::file::Identity;
 use writegate::sys::inode::Time;
@@ -263,26 +264,26 @@ fn links_are_counted_and_go_with_the_last_name() {
     assert_eq!((m.nlink(), healer.vault().vault_links(id)), (2, 1));
     let twin = top.join("sub/twin");
     fs::hard_link(&path, &twin).unwrap();
-    healer.learn(&twin).unwrap();
+    healer.learn(&twin, Known::No).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().nlink(), 3);
     // Rightly changed by one name, it is right by the other.
     fs::write(&twin, "both").unwrap();
-    healer.learn(&twin).unwrap();
+    healer.learn(&twin, Known::No).unwrap();
     assert_eq!(healer.scan(), []);
     fs::remove_file(&path).unwrap();
-    healer.learn(&path).unwrap();
+    healer.learn(&path, Known::No).unwrap();
     assert_eq!((fs::metadata(&twin).unwrap().nlink(), healer.vault().vault_links(id)), (2, 1));
     // A trusted writer replaces it, as package managers do.
     fs::write(top.join("twin.new"), "new").unwrap();
     fs::rename(top.join("twin.new"), &twin).unwrap();
-    healer.learn(&twin).unwrap();
+    healer.learn(&twin, Known::No).unwrap();
     assert_eq!(healer.vault().vault_links(id), 0);
     assert_eq!(healer.scan(), []);
     // In place, with length and time as before.
     let time = fs::metadata(&twin).unwrap().modified().unwrap();
     fs::write(&twin, "NEW").unwrap();
     fs::File::open(&twin).unwrap().set_modified(time).unwrap();
-    healer.learn(&twin).unwrap();
+    healer.learn(&twin, Known::No).unwrap();
     fs::write(&twin, "bad").unwrap();
     assert_eq!(dids(&heal(&mut healer, &twin, Change::Modified)), [Did::Content]);
     assert_eq!(fs::read(&twin).unwrap(), b"NEW");
@@ -334,8 +335,8 @@ fn a_full_filesystem_still_heals_names() {
         }
         let mut healer = healer(&ground, all_below(&top));
         // One is held wholly, then the disk is full.
-        healer.learn(&top).unwrap();
-        healer.learn(&top.join("f0")).unwrap();
+        healer.learn(&top, Known::No).unwrap();
+        healer.learn(&top.join("f0"), Known::No).unwrap();
         let _ = Command::new("dd")
             .args(["if=/dev/zero", "bs=64k", "status=none"])
             .arg(format!("of={}", ground.fs.join("fill").display()))

@@ -194,6 +194,11 @@ pub fn encode(
     append_line(&line, out)
 }
 
+/// The subject of a record alone; null where nothing is known.
+pub fn subject_value(record: &Record) -> serde_json::Value {
+    serde_json::to_value(subject(record)).unwrap_or_default()
+}
+
 fn nanoseconds(ns: u64) -> Rfc3339 {
     Rfc3339 { ns, digits: 9 }
 }

@@ -158,6 +158,16 @@ impl LoggerHandle {
         self.event(Kind::ReloadFailed, detail, None);
     }
 
+    /// Writes `detected`: the gate itself can do less than it should, and why.
+    pub fn degraded(&self, detail: &str) {
+        self.event(Kind::Detected, detail, None);
+    }
+
+    /// Writes `lost`: the kernel had no memory for notifications; everything is looked at again.
+    pub fn notifications_lost(&self) {
+        self.event(Kind::Lost, "notifications of changes: every protected name is looked at again", None);
+    }
+
     /// Writes `worker-replaced`.
     pub fn worker_replaced(&self, detail: &str) {
         self.event(Kind::WorkerReplaced, detail, None);

@@ -6,7 +6,7 @@
 mod creation;
 mod in_force;
 mod look;
-mod mounts;
+pub mod mounts;
 mod object;
 mod pending;
 mod responder;

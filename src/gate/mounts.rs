@@ -34,14 +34,17 @@ impl Default for Mounts {
 }
 
 /// The fields of a line that matter here, still escaped.
-struct Line<'a> {
-    id: u64,
+pub struct Line<'a> {
+    /// Number of the mount.
+    pub id: u64,
     device: &'a [u8],
     root: &'a [u8],
-    point: &'a [u8],
+    /// Where it is mounted.
+    pub point: &'a [u8],
 }
 
-fn parse(line: &[u8]) -> Option<Line<'_>> {
+/// Takes a line apart.
+pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let _parent = fields.next()?;
@@ -49,7 +52,7 @@ fn parse(line: &[u8]) -> Option<Line<'_>> {
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
-fn unescape(escaped: &[u8], path: &mut FixedPath) -> bool {
+pub fn unescape(escaped: &[u8], path: &mut FixedPath) -> bool {
     path.clear();
     let mut at = 0;
     while at < escaped.len() {

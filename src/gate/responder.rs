@@ -14,6 +14,8 @@ use crate::audit::queue::AuditQueue;
 use crate::audit::record::{Kind, Object, ObjectKind, Record, What};
 use crate::classify;
 use crate::marks::{Groups, MarkTable};
+use crate::policy::snapshot::WriterMask;
+use crate::subject::lineage::Notes;
 use crate::subject::{Verifier, capture};
 use crate::sys::clock;
 use crate::sys::fanotify::{Answer, Group};
@@ -41,6 +43,8 @@ pub struct Shared {
     pub creations: Creations,
     /// The way to the logger.
     pub audit: AuditQueue,
+    /// Who has been verified, for the watch: what he does to names is reported when he may be gone.
+    pub notes: Arc<Notes>,
 }
 
 /// The state of one responder thread.
@@ -201,6 +205,9 @@ impl Responder {
         let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
         let trusted = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
+        if trusted != WriterMask::NONE {
+            self.shared.notes.note(tid, trusted);
+        }
         let mut verdict = decide(snapshot, rule, change, trusted);
         if unresolved && verdict.outcome != Outcome::Allow {
             verdict.reason = Reason::UnresolvedAlias;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::access::Mutation;
 
 /// What may happen to the content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub enum Change {
 pub struct Hint {
     /// What happened.
     pub change: Change,
+    /// The name has come to be with this change.
+    pub appeared: bool,
     /// Who did it, for the note in the quarantine: pid, executable, command line; or null.
     pub subject: Value,
     /// The audit record that tells of it.
@@ -111,6 +114,8 @@ pub struct Action {
     pub did: Did,
     /// How long it took, nanoseconds.
     pub ns: u64,
+    /// Which part of the metadata was set back, where that is all.
+    pub metadata: Option<Mutation>,
     /// The name has another inode than before: marks on it must be placed anew.
     pub new_inode: bool,
     /// What stood here is kept in the quarantine under this name.
@@ -132,6 +137,7 @@ impl Action {
             path,
             did,
             ns: 0,
+            metadata: None,
             new_inode: false,
             quarantine: None,
             blake3: None,

@@ -1,6 +1,6 @@
 //! The healer, and how it learns what should be there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +31,26 @@ pub struct Healer {
     pub(super) queue: VecDeque<(PathBuf, Change)>,
     /// Directories that this round changed, and the flags that it took off them.
     pub(super) touched: BTreeMap<PathBuf, u32>,
+    /// Directories whose entries are not learned yet: what is in them is not foreign for being unknown.
+    unlearned: BTreeSet<PathBuf>,
+}
+
+/// Whether what is known of a file's content still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// As long as length and time of the last change are the same.
+    IfAlike,
+    /// No: somebody who may has written to it.
+    No,
+}
+
+/// A name that was learned, for marks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// Which.
+    pub path: PathBuf,
+    /// What it names.
+    pub inode: Inode,
 }
 
 /// One round.
@@ -65,6 +85,7 @@ impl Healer {
             temporary: Temporary::default(),
             queue: VecDeque::new(),
             touched: BTreeMap::new(),
+            unlearned: BTreeSet::new(),
         }
     }
 
@@ -116,17 +137,83 @@ impl Healer {
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub fn learn(&mut self, path: &Path) -> Result<(), Failure> {
-        match Object::at_path(path) {
+    pub fn learn(&mut self, path: &Path, content: Known) -> Result<Option<Learned>, Failure> {
+        let learned = match Object::at_path(path) {
             Ok(object) => {
-                self.learn_object(path, &object)?;
+                let known = match content {
+                    Known::IfAlike => self.inventory.get(path).cloned(),
+                    Known::No => None,
+                };
+                let learned = self.learn_object(path, &object, known.as_ref())?;
                 self.learn_twins(path, &object);
+                learned
             }
-            Err(error) if is(&error, libc::ENOENT) || is(&error, libc::ENOTDIR) => self.forget(path),
+            Err(error) if is(&error, libc::ENOENT) || is(&error, libc::ENOTDIR) => {
+                self.forget(path);
+                None
+            }
             Err(error) => return Err(Failure::of("open")(error)),
-        }
+        };
         self.refresh_parent(path);
-        Ok(())
+        Ok(learned)
+    }
+
+    /// Learns `path`, unless it is known; what is below it and not known is learned by [`Healer::learn_some`].
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn begin(&mut self, path: &Path) -> Result<Option<Learned>, Failure> {
+        let is_known = self.inventory.get(path).is_some();
+        let learned = if is_known { None } else { self.learn(path, Known::No)? };
+        if self.inventory.get(path).is_some_and(Expected::is_dir) && self.is_kept_inside(path) {
+            self.unlearned.insert(path.to_owned());
+        }
+        Ok(learned)
+    }
+
+    /// Learns the entries of one directory that waits for it; `None` when there is none. What cannot be looked at
+    /// is skipped and counted.
+    pub fn learn_some(&mut self) -> Option<(Vec<Learned>, usize)> {
+        let directory = self.unlearned.last()?.clone();
+        let (mut learned, mut skipped) = (Vec::new(), 0);
+        let mut deeper = Vec::new();
+        match Object::at_path(&directory).and_then(|object| Ok((object.entries()?, object))) {
+            Ok((names, object)) => {
+                for name in names {
+                    let path = join(&directory, &name);
+                    if self.inventory.get(&path).is_none() {
+                        match object.child(&name).map(|child| self.learn_object(&path, &child, None)) {
+                            Ok(Ok(one)) => learned.extend(one),
+                            _ => skipped += 1,
+                        }
+                    }
+                    if self.inventory.get(&path).is_some_and(Expected::is_dir) && self.is_kept_inside(&path) {
+                        deeper.push(path);
+                    }
+                }
+            }
+            Err(error) if is(&error, libc::ENOENT) => {}
+            Err(_) => skipped += 1,
+        }
+        self.unlearned.remove(&directory);
+        self.unlearned.extend(deeper);
+        Some((learned, skipped))
+    }
+
+    /// Whether something waits for [`Healer::learn_some`].
+    pub fn is_learning(&self) -> bool {
+        !self.unlearned.is_empty()
+    }
+
+    /// Whether the entries of `directory`, or of one above it, are still to be learned.
+    pub(super) fn is_unlearned(&self, directory: &Path) -> bool {
+        !self.unlearned.is_empty() && directory.ancestors().any(|above| self.unlearned.contains(above))
+    }
+
+    /// Whether more of a directory is kept than that it exists.
+    fn is_kept_inside(&self, directory: &Path) -> bool {
+        let duty = (self.duties)(directory);
+        duty.foreign || duty.metadata
     }
 
     /// Like [`Healer::learn`], with everything below. What cannot be looked at is skipped and counted.
@@ -142,7 +229,8 @@ impl Healer {
             if self.is_own(&inode) {
                 continue;
             }
-            if self.learn_object(&path, &object).is_err() {
+            let known = self.inventory.get(&path).cloned();
+            if self.learn_object(&path, &object, known.as_ref()).is_err() {
                 skipped += 1;
             }
             if inode.is_dir() {
@@ -154,11 +242,22 @@ impl Healer {
         skipped
     }
 
-    /// A trusted writer renamed `old` to `new`.
-    pub fn renamed(&mut self, old: &Path, new: &Path) {
+    /// A trusted writer renamed `old` to `new`. What was learned is to be marked.
+    pub fn renamed(&mut self, old: &Path, new: &Path) -> Option<Learned> {
+        let known = self.inventory.get(old).cloned();
         // In this order what the vault holds stays held.
-        self.learn_tree(new);
+        let learned = match Object::at_path(new) {
+            Ok(object) if known.as_ref().is_some_and(|known| !known.is_dir()) => {
+                self.learn_object(new, &object, known.as_ref()).ok().flatten()
+            }
+            _ => {
+                self.learn_tree(new);
+                None
+            }
+        };
+        self.refresh_parent(new);
         self.forget(old);
+        learned
     }
 
     /// `path`, and everything below it, is rightly gone.
@@ -176,11 +275,17 @@ impl Healer {
         }
     }
 
-    fn learn_object(&mut self, path: &Path, object: &Object) -> Result<(), Failure> {
+    /// `known`: what is known of the same object; of its content as long as that looks alike.
+    fn learn_object(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        known: Option<&Expected>,
+    ) -> Result<Option<Learned>, Failure> {
         let inode = object.inode().map_err(Failure::of("statx"))?;
         let duty = (self.duties)(path);
         if duty == Duty::NONE || self.is_own(&inode) {
-            return Ok(());
+            return Ok(None);
         }
         let old = self.inventory.get(path).map(|old| (old.id, is_held(old)));
         let mut sum = None;
@@ -191,8 +296,9 @@ impl Healer {
         let same = old.is_some_and(|(id, _)| id == inode.id);
         if needs_hold(&inode) {
             // Without its sum a copy that lies there already proves nothing.
-            let known = self.inventory.get(path).filter(|old| old.is_untouched(&inode));
-            let known = known.and_then(|old| old.sum.clone());
+            let alike =
+                |old: &&Expected| old.id == inode.id && old.size == inode.size && old.mtime == inode.mtime;
+            let known = known.filter(alike).and_then(|old| old.sum.clone());
             let copy = match known {
                 _ if duty.content != Content::Fixed => Copy::None,
                 Some(_) => Copy::IfStale,
@@ -208,7 +314,7 @@ impl Healer {
         {
             self.vault.release(path, id);
         }
-        Ok(())
+        Ok(Some(Learned { path: path.to_owned(), inode }))
     }
 
     /// Other expected names of the same file have rightly changed with it.

@@ -124,6 +124,13 @@ impl Inventory {
         })
     }
 
+    /// The names behind `path`, in order.
+    pub fn after<'a>(&'a self, path: &Path) -> impl Iterator<Item = (&'a Path, &'a Expected)> + use<'a> {
+        let from = (Bound::Excluded(path.as_os_str().as_bytes()), Bound::Unbounded);
+        let range = self.names.range::<[u8], _>(from);
+        range.map(|(path, expected)| (Path::new(OsStr::from_bytes(path)), expected))
+    }
+
     /// All names, parents before their children.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &Expected)> {
         self.names.iter().map(|(path, expected)| (Path::new(OsStr::from_bytes(path)), expected))

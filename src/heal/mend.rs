@@ -11,6 +11,7 @@ use super::object::{Object, is};
 use super::quarantine::Blame;
 use super::reconcile::Task;
 use super::vault::Copy;
+use crate::access::Mutation;
 use crate::sys::inode::Inode;
 
 impl Healer {
@@ -30,7 +31,7 @@ impl Healer {
             return Ok(None);
         }
         let mut action = Action::new(path.to_owned(), Did::Metadata);
-        let mut work = Work { object, expected, duty, cleared: inode.flags == 0, did: false };
+        let mut work = Work { object, expected, duty, cleared: inode.flags == 0, did: false, what: None };
         let content = self.mend_content(&mut work, inode, path, task, &mut action);
         // Even where the content cannot be set back, the rest can.
         if let Err(failure) = content
@@ -43,6 +44,7 @@ impl Healer {
             self.touch(path);
         }
         let did = work.did;
+        action.metadata = work.what;
         self.note(object, path, expected, duty, content.is_ok())?;
         content?;
         Ok((did || action.did == Did::Content).then_some(action))
@@ -111,7 +113,7 @@ impl Healer {
             }
         }
         let right = self.right_content(expected)?;
-        work.unblock()?;
+        work.unblock(None)?;
         let writable = object.open(libc::O_RDWR).map_err(Failure::of("open"))?;
         let blame = Blame { subject: &hint.subject, seq: hint.seq };
         match self.quarantine.keep_content(&now, inode, path, blame) {
@@ -151,11 +153,14 @@ struct Work<'a> {
     /// No flag forbids a change any more.
     cleared: bool,
     did: bool,
+    /// What was found first.
+    what: Option<Mutation>,
 }
 
 impl Work<'_> {
     /// Takes the flags off that forbid any change.
-    fn unblock(&mut self) -> Result<(), Failure> {
+    fn unblock(&mut self, what: Option<Mutation>) -> Result<(), Failure> {
+        self.what = self.what.or(what);
         if !self.cleared {
             self.object.set_flags(0).map_err(Failure::of("chattr"))?;
             self.cleared = true;
@@ -170,13 +175,13 @@ impl Work<'_> {
         let (object, expected) = (self.object, self.expected);
         if self.duty.metadata {
             if (before.uid, before.gid) != (expected.uid, expected.gid) {
-                self.unblock()?;
+                self.unblock(Some(Mutation::Chown))?;
                 object.set_owner(expected.uid, expected.gid).map_err(Failure::of("chown"))?;
             }
             self.xattrs()?;
             let now = object.inode().map_err(Failure::of("statx"))?;
             if now.mode != expected.mode && !expected.is_link() {
-                self.unblock()?;
+                self.unblock(Some(Mutation::Chmod))?;
                 object.set_mode(expected.mode).map_err(Failure::of("chmod"))?;
             }
         }
@@ -187,12 +192,15 @@ impl Work<'_> {
             !expected.is_dir() && self.duty.metadata
         };
         if fixed && now.mtime != expected.mtime && now.size == expected.size {
-            self.unblock()?;
+            self.unblock(Some(Mutation::Utimes))?;
             object.set_mtime(expected.mtime).map_err(Failure::of("utimensat"))?;
         }
         let wanted = if self.duty.metadata { expected.flags } else { before.flags };
         if now.flags != wanted {
-            self.did |= self.duty.metadata && before.flags != wanted;
+            if self.duty.metadata && before.flags != wanted {
+                self.did = true;
+                self.what = self.what.or(Some(Mutation::Chattr));
+            }
             object.set_flags(wanted).map_err(Failure::of("chattr"))?;
         }
         Ok(())
@@ -207,7 +215,7 @@ impl Work<'_> {
         }
         let has = |list: &[Xattr], one: &Xattr| list.iter().any(|other| other.name == one.name);
         for foreign in found.iter().filter(|one| !has(expected, one)) {
-            self.unblock()?;
+            self.unblock(Some(Mutation::Setxattr))?;
             match object.remove_xattr(&foreign.name) {
                 Err(error) if !is(&error, libc::ENODATA) => {
                     return Err(Failure::of("removexattr")(error));
@@ -216,7 +224,7 @@ impl Work<'_> {
             }
         }
         for one in expected.iter().filter(|one| !found.contains(one)) {
-            self.unblock()?;
+            self.unblock(Some(Mutation::Setxattr))?;
             object.set_xattr(one).map_err(Failure::of("setxattr"))?;
         }
         Ok(())

@@ -27,7 +27,7 @@ mod vault;
 pub use action::{Action, Change, Content, Did, Duty, Hint};
 pub use expected::{Expected, Extra, Xattr};
 pub use failure::Failure;
-pub use healer::{Duties, Healer};
+pub use healer::{Duties, Healer, Known, Learned};
 pub use inventory::{Decoded, Inventory};
 pub use quarantine::{Blame, Bounds, Quarantine, Taken};
 pub use sidecar::{Item, JsonPath};

@@ -135,6 +135,8 @@ impl Healer {
             return Ok(None);
         }
         match expected {
+            // Of a directory that is not learned yet only what has just appeared is known to be foreign.
+            None if duty.foreign && !round.hint.appeared && self.is_unlearned(directory) => Ok(None),
             None if duty.foreign => {
                 let mut action = Action::new(path.to_owned(), Did::Removed);
                 self.dispose(&place, round.hint, &mut action)?;
@@ -271,6 +273,9 @@ impl Healer {
 
     /// Queues what is in `directory` but not expected, and what is expected but not there or not the same.
     pub(super) fn queue_entries(&mut self, directory: &Path, object: &Object) {
+        if self.is_unlearned(directory) {
+            return;
+        }
         let mut found: std::collections::HashSet<_> =
             object.entries().unwrap_or_default().into_iter().collect();
         let mut queue = Vec::new();

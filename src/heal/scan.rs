@@ -1,11 +1,18 @@
 //! Everything, once: after a lost event or a restart.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::action::{Action, Change, Did, Hint};
+use super::failure::Failure;
 use super::healer::{Healer, Round};
-use super::object::Object;
+use super::object::{Object, c_name, c_string};
+use crate::sys::file::{self, Identity};
+use crate::sys::inode;
 
 impl Healer {
     /// Looks at every expected name and at every entry of every expected directory, and puts right what is not. An
@@ -38,6 +45,32 @@ impl Healer {
         round.actions
     }
 
+    /// Looks at the `count` names behind `after`, one statx(2) each: those that were touched and not reported, and
+    /// the last that was looked at; `None` at the end.
+    pub fn patrol(&self, after: &Path, count: usize) -> (Vec<PathBuf>, Option<PathBuf>) {
+        let (mut touched, mut last, mut looked) = (Vec::new(), None, 0);
+        for (path, expected) in self.inventory.after(after).take(count) {
+            let now = c_path(path).and_then(|name| inode::of_path(&name));
+            if !now.is_ok_and(|now| expected.is_untouched(&now)) {
+                touched.push(path.to_owned());
+            }
+            last = Some(path.to_owned());
+            looked += 1;
+        }
+        (touched, last.filter(|_| looked == count))
+    }
+
+    /// A link that somebody made to a protected file outside of what is protected: that name is taken away again.
+    pub fn take_link_away(&mut self, path: &Path, id: Identity) -> Option<Action> {
+        let mut action = Action::new(path.to_owned(), Did::Unlinked);
+        let started = Instant::now();
+        if let Err(failure) = unlink_if(path, id)? {
+            action.did = Did::Failed(failure);
+        }
+        action.ns = started.elapsed().as_nanos() as u64;
+        Some(action)
+    }
+
     fn scan_one(&mut self, path: PathBuf, change: Change, round: &mut Round<'_>) {
         self.queue.push_back((path, change));
         self.drain(round);
@@ -48,4 +81,24 @@ impl Healer {
             self.queue_entries(directory, &object);
         }
     }
+}
+
+fn c_path(path: &Path) -> io::Result<std::ffi::CString> {
+    c_string(path.as_os_str().as_bytes())
+}
+
+/// `None`: the path does not name the object.
+fn unlink_if(path: &Path, id: Identity) -> Option<Result<(), Failure>> {
+    let parent = Object::at_path(path.parent()?).ok()?;
+    let name = c_name(path).ok()?;
+    let object = parent.child(&name).ok()?;
+    let inode = object.inode().ok().filter(|inode| inode.id == id)?;
+    if inode.flags != 0 {
+        let _ = object.set_flags(0);
+    }
+    let unlinked = file::unlink_at(parent.as_fd(), &name).map_err(Failure::of("unlink"));
+    if inode.flags != 0 {
+        let _ = object.set_flags(inode.flags);
+    }
+    Some(unlinked)
 }

@@ -402,6 +402,11 @@ impl Vault {
         self.held.get(&id).map_or(0, |held| u32::from(held.link))
     }
 
+    /// How many expected names the object has.
+    pub fn names(&self, id: Identity) -> u32 {
+        self.held.get(&id).map_or(0, |held| held.names)
+    }
+
     /// What is not held, or not wholly, and why.
     pub fn unheld(&self) -> impl Iterator<Item = (&Path, Failure)> {
         self.unheld.iter().map(|(path, failure)| (path.as_path(), *failure))

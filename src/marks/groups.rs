@@ -5,6 +5,24 @@ use std::io;
 
 use crate::sys::fanotify::{Group, Mask};
 
+/// Whether writes to the files of a directory are reported to the watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// They are.
+    Reported,
+    /// Everybody may write there: a notification for each would only cost.
+    Ignored,
+}
+
+impl Written {
+    const fn mask(self) -> Mask {
+        match self {
+            Self::Reported => Mask::CHANGES,
+            Self::Ignored => Mask::NAMES,
+        }
+    }
+}
+
 /// One group per purpose, because each is read by another party at another pace.
 #[derive(Debug)]
 pub struct Groups {
@@ -51,14 +69,14 @@ impl Groups {
     /// # Errors
     /// Only the permission mark's, or in observe mode the watch's: the rest is evidence, not protection, and
     /// filesystems without file handles refuse it.
-    pub fn mark_directory(&self, path: &CStr) -> io::Result<()> {
+    pub fn mark_directory(&self, path: &CStr, written: Written) -> io::Result<()> {
         if let Some(gate) = &self.gate {
             gate.mark_add(Mask::OPEN_PERM_CHILDREN, path)?;
             if let Some(creates) = &self.creates {
                 let _ = creates.mark_add(Mask::CREATE, path);
             }
             if let Some(watch) = &self.watch {
-                let _ = watch.mark_add(Mask::TOPOLOGY, path);
+                let _ = watch.mark_add(written.mask(), path);
             }
         } else if let Some(watch) = &self.watch {
             watch.mark_add(Mask::CHANGES, path)?;
@@ -71,7 +89,7 @@ impl Groups {
         let pairs = [
             (&self.gate, Mask::OPEN_PERM_CHILDREN),
             (&self.creates, Mask::CREATE),
-            (&self.watch, if self.gate.is_some() { Mask::TOPOLOGY } else { Mask::CHANGES }),
+            (&self.watch, Mask::CHANGES),
         ];
         for (group, mask) in pairs {
             if let Some(group) = group {
@@ -85,7 +103,12 @@ impl Groups {
     /// # Errors
     /// Those of `fanotify_mark(2)`.
     pub fn mark_file(&self, path: &CStr) -> io::Result<()> {
-        self.gate.as_ref().map_or(Ok(()), |gate| gate.mark_add(Mask::OPEN_PERM, path))
+        let Some(gate) = &self.gate else { return Ok(()) };
+        gate.mark_add(Mask::OPEN_PERM, path)?;
+        if let Some(watch) = &self.watch {
+            let _ = watch.mark_add(Mask::LINKS, path);
+        }
+        Ok(())
     }
 
     /// Takes off what [`Groups::mark_file`] put on.
@@ -93,13 +116,16 @@ impl Groups {
         if let Some(gate) = &self.gate {
             let _ = gate.mark_remove(Mask::OPEN_PERM, path);
         }
+        if let Some(watch) = &self.watch {
+            let _ = watch.mark_remove(Mask::LINKS, path);
+        }
     }
 
-    /// Watches a directory for an entry that does not exist yet.
+    /// Watches a directory for entries that come and go: for one that does not exist yet, or one above a tree.
     ///
     /// # Errors
     /// Those of `fanotify_mark(2)`.
     pub fn watch_for_entries(&self, path: &CStr) -> io::Result<()> {
-        self.watch.as_ref().map_or(Ok(()), |watch| watch.mark_add(Mask::TOPOLOGY, path))
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.mark_add(Mask::ENTRIES, path))
     }
 }

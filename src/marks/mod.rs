@@ -7,7 +7,7 @@ mod places;
 pub mod table;
 mod walk;
 
-pub use groups::Groups;
+pub use groups::{Groups, Written};
 pub use places::Places;
 pub use table::{MarkKind, MarkTable};
 pub use walk::{Marker, Report, Unmarked};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::MarkTable;
 use crate::policy::snapshot::Snapshot;
-use crate::sys::file;
+use crate::sys::file::{self, Identity};
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
 
@@ -53,6 +53,25 @@ impl Places {
             b"" | b"." => directory,
             name => directory.join(OsStr::from_bytes(name)),
         })
+    }
+
+    /// Where the object with that handle is now, as the kernel knows it: by the name it got last. With its number of
+    /// names.
+    pub fn find(
+        &mut self,
+        snapshot: &Snapshot,
+        filesystem: u64,
+        (kind, handle): (i32, &[u8]),
+    ) -> Option<(PathBuf, Identity, u32)> {
+        if !self.filesystems.contains_key(&filesystem) {
+            self.find_filesystems(snapshot);
+        }
+        let mount = self.filesystems.get(&filesystem)?;
+        let object = file::open_handle(mount.as_fd(), kind, handle).ok()?;
+        let stat = file::stat_fd(object.as_fd()).ok()?;
+        self.proc.path_of(object.as_fd(), &mut self.path).ok()?;
+        let path = PathBuf::from(OsStr::from_bytes(self.path.as_bytes()));
+        path.is_absolute().then_some((path, stat.id, stat.links as u32))
     }
 
     fn find_filesystems(&mut self, snapshot: &Snapshot) {

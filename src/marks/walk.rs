@@ -1,20 +1,22 @@
 //! Walks protected trees and marks them. A directory is marked before it is read, so what appears in between is
 //! either read or reported.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::groups::Groups;
+use super::groups::{Groups, Written};
 use super::table::{MarkKind, MarkTable};
+use crate::heal::Content;
 use crate::policy::model::Action;
 use crate::policy::snapshot::{Root, Snapshot};
 use crate::sys::file::{self, Identity};
 use crate::sys::path::FixedPath;
 use crate::trie::Reach;
+use crate::watch::duty_at;
 
 /// Filesystems that hold no files of their own; marking them would only cost.
 const PSEUDO_FILESYSTEMS: [libc::c_long; 7] = [
@@ -65,7 +67,29 @@ impl Marker<'_> {
         for root in &self.snapshot.roots {
             self.mark_root_after(root, &mut marked, &mut report);
         }
+        self.watch_above(&mut report);
         report
+    }
+
+    /// Watches the directories above every root: a tree goes away with any of them.
+    fn watch_above(&self, report: &mut Report) {
+        let mut above = BTreeSet::new();
+        for root in &self.snapshot.roots {
+            for directory in root.path.ancestors().skip(1) {
+                if !above.insert(directory) {
+                    break;
+                }
+            }
+        }
+        for directory in above {
+            let Ok(name) = CString::new(directory.as_os_str().as_bytes()) else { continue };
+            match self.groups.watch_for_entries(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    report.unmarked.push(Unmarked { path: directory.to_owned(), error });
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Takes off the marks of earlier walks that this one did not see.
@@ -92,9 +116,7 @@ impl Marker<'_> {
         } else {
             self.mark_file_with_links(path, &metadata, &mut report);
         }
-        let roots = &self.snapshot.roots;
-        let first = roots.partition_point(|root| root.path.as_path() < path);
-        for root in roots[first..].iter().take_while(|root| root.path.starts_with(path)) {
+        for root in self.snapshot.roots_below(path) {
             self.mark_root(root, &mut report);
         }
         report
@@ -208,7 +230,7 @@ impl Marker<'_> {
     fn mark_directory(&self, path: &Path, report: &mut Report) -> Option<Identity> {
         let name = CString::new(path.as_os_str().as_bytes()).ok()?;
         let marked = file::stat_path(&name).and_then(|stat| {
-            self.groups.mark_directory(&name)?;
+            self.groups.mark_directory(&name, self.content_of(path))?;
             Ok(stat.id)
         });
         match marked {
@@ -225,6 +247,16 @@ impl Marker<'_> {
                 report.unmarked.push(Unmarked { path: path.to_owned(), error });
                 None
             }
+        }
+    }
+
+    /// Whether writing in this directory's files is of interest: everybody may write where it is not kept.
+    fn content_of(&self, directory: &Path) -> Written {
+        let kept = duty_at(self.snapshot, directory).content == Content::Fixed;
+        if kept || self.snapshot.trie.below(directory.as_os_str().as_bytes()) {
+            Written::Reported
+        } else {
+            Written::Ignored
         }
     }
 
@@ -246,8 +278,13 @@ impl Marker<'_> {
         if !metadata.is_file() || metadata.nlink() < 2 || !self.is_guarded(path.as_os_str().as_bytes()) {
             return;
         }
-        let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return };
         let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
+        self.mark_file(path, id, report);
+    }
+
+    /// Marks a regular file: whatever name it gets, its opens are seen, and that it got one.
+    pub fn mark_file(&self, path: &Path, id: Identity, report: &mut Report) {
+        let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return };
         match self.groups.mark_file(&name) {
             Ok(()) => {
                 self.forget_former(MarkKind::File, id);

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Level};
 use super::kubearmor::Labels;
 use super::lint;
 use super::load::{self, Loaded};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath};
+use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response};
 use super::paths;
 use super::resolver::{Kind, PathResolver};
 use super::snapshot::Snapshot;
@@ -114,6 +114,7 @@ pub fn protect(arguments: &[PathBuf], resolver: &dyn PathResolver) -> Result<Opt
         modification: Modification::Never,
         create: false,
         read: true,
+        response: Response::Restore,
         writers: Vec::new(),
         severity: PROTECT_SEVERITY,
         tags: Vec::new(),

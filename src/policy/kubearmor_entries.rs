@@ -1,7 +1,7 @@
 //! The `file` section of a `KubeArmor` document: its entries, what they inherit, and the policies they become.
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath};
+use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response};
 use super::node::{Node, Value};
 use super::parsed::ParsedPolicy;
 use super::source::Span;
@@ -194,6 +194,7 @@ pub fn group(name: &str, name_span: Span, origin: &Origin, entries: Vec<Entry>) 
             modification: Modification::Never,
             create: false,
             read,
+            response: Response::default_for(settings.action, Modification::Never),
             writers: Vec::new(),
             severity: settings.severity,
             tags: settings.tags,

@@ -27,6 +27,25 @@ pub enum Modification {
     Any,
 }
 
+/// What happens to a change that no permission event covers and a policy does not permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Response {
+    /// It is put back and recorded.
+    Restore,
+    /// It is recorded.
+    Alert,
+}
+
+impl Response {
+    /// Of a policy that does not say: what may not change at all is put back.
+    pub const fn default_for(action: Action, modification: Modification) -> Self {
+        match (action, modification) {
+            (Action::Block, Modification::Never | Modification::Append) => Self::Restore,
+            _ => Self::Alert,
+        }
+    }
+}
+
 /// One entry of `paths`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProtectedPath {
@@ -63,6 +82,8 @@ pub struct Policy {
     pub create: bool,
     /// May everybody read? `false`: only writers may even open it.
     pub read: bool,
+    /// What happens to a change that cannot be refused.
+    pub response: Response,
     /// Indexes into [`PolicySet::writers`].
     pub writers: Vec<usize>,
     /// 1 (least) to 10.

@@ -1,6 +1,7 @@
 //! A compiled, immutable policy set: what responders consult.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use super::model::{InactivePolicy, Policy, Writer};
 use crate::trie::{PathTrie, Reach, RuleId};
@@ -80,6 +81,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The roots at and below `path`.
+    pub fn roots_below(&self, path: &Path) -> impl Iterator<Item = &Root> {
+        let bytes = path.as_os_str().as_bytes();
+        let stem = bytes.strip_suffix(b"/").unwrap_or(bytes);
+        // '0' is the character after '/'; what sorts in between and is not below has a name that begins alike.
+        let end = [stem, b"0"].concat();
+        let from = self.roots.partition_point(|root| root.path.as_os_str().as_bytes() < stem);
+        let to = self.roots.partition_point(|root| *root.path.as_os_str().as_bytes() < *end);
+        self.roots[from..to].iter().filter(move |root| root.path.starts_with(path))
+    }
+
     /// The rule that governs `path` (canonical, absolute, no trailing slash), if any.
     pub fn rule_for(&self, path: &[u8]) -> Option<&Rule> {
         self.trie.lookup(path).map(|RuleId(id)| &self.rules[id as usize])

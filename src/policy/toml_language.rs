@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Policy, Writer};
+use super::model::{Action, Modification, Policy, Response, Writer};
 use super::node::Node;
 use super::parsed::{Parsed, ParsedPolicy, ParsedWriter};
 use super::paths;
@@ -19,6 +19,7 @@ const POLICY_KEYS: &[&str] = &[
     "modification",
     "create",
     "read",
+    "response",
     "writers",
     "severity",
     "tags",
@@ -33,6 +34,7 @@ const MODIFICATIONS: &[(&str, Modification)] = &[
     ("content", Modification::Content),
     ("any", Modification::Any),
 ];
+const RESPONSES: &[(&str, Response)] = &[("restore", Response::Restore), ("alert", Response::Alert)];
 /// Of a policy that names none.
 const SEVERITY_DEFAULT: u8 = 5;
 
@@ -91,6 +93,18 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
     let recursive = findings.boolean_at(&fields, "recursive").unwrap_or(true);
     let create = findings.boolean_at(&fields, "create").unwrap_or(false);
     let read = findings.boolean_at(&fields, "read").unwrap_or(true);
+    let response = findings.word_at(&fields, "response", RESPONSES);
+    if response == Some(Response::Restore)
+        && action == Action::Audit
+        && let Some(span) = fields.key_span("response")
+    {
+        let message = "`response = \"restore\"` has no effect with `action = \"audit\"`";
+        findings.warn(
+            span,
+            message,
+            "an audit policy records and puts nothing back: block, or remove the key",
+        );
+    }
     let severity = findings.severity_at(&fields, "severity", false).unwrap_or(SEVERITY_DEFAULT);
     let message = findings.text_at(&fields, "message").unwrap_or_default().to_owned();
     let tags = findings.texts_at(&fields, "tags").unwrap_or_default();
@@ -118,7 +132,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         }
     }
     if action == Action::Allow {
-        for key in ["modification", "writers", "create", "read"] {
+        for key in ["modification", "writers", "create", "read", "response"] {
             if let Some(span) = fields.key_span(key) {
                 let message = format!("`{key}` has no effect with `action = \"allow\"`");
                 findings.warn(span, message, "an allow policy permits everything: remove the key");
@@ -134,6 +148,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         modification,
         create,
         read,
+        response: response.unwrap_or(Response::default_for(action, modification)),
         writers: Vec::new(),
         severity,
         tags: tags.into_iter().map(|(tag, _)| tag.to_owned()).collect(),

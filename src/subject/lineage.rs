@@ -82,11 +82,6 @@ impl Lineage {
         }
     }
 
-    /// The descriptor to poll beside the notifications, so that the socket's buffer does not fill.
-    pub const fn connector(&self) -> Option<&Connector> {
-        self.connector.as_ref()
-    }
-
     /// Takes in what has happened; before every batch of notifications.
     pub fn catch_up(&mut self, notes: &Notes) {
         self.take_events();
@@ -114,6 +109,12 @@ impl Lineage {
                 Ok(Some(ProcessEvent::Fork { tid, tgid, .. })) => {
                     self.threads.insert(tid, tgid);
                 }
+                // What it was verified as, it ran; what its parents are, it stays below.
+                Ok(Some(ProcessEvent::Exec { tgid })) => {
+                    if let Some(known) = self.processes.get_mut(&tgid) {
+                        known.verified = WriterMask::NONE;
+                    }
+                }
                 Ok(Some(ProcessEvent::Exit { tid, tgid })) if tid == tgid => {
                     if let Some(known) = self.processes.get_mut(&tgid) {
                         known.ended = Some(Instant::now());
@@ -137,20 +138,25 @@ impl Lineage {
         known.verified.0 |= writers.0;
     }
 
-    /// What the dead thread `tid` was. `heirs` are the writers whose descendants are trusted too.
-    pub fn recall(&self, tid: i32, heirs: WriterMask) -> WriterMask {
+    /// What the dead thread `tid` was, and the nearest of its forebears that lives: what that one is counts too.
+    /// `heirs` are the writers whose descendants are trusted.
+    pub fn recall(&self, tid: i32, heirs: WriterMask) -> (WriterMask, Option<i32>) {
         let mut tgid = self.threads.get(&tid).copied().unwrap_or(tid);
         let mut trusted = WriterMask::NONE;
         for depth in 0..CHAIN_MAX {
-            let Some(known) = self.processes.get(&tgid) else { break };
-            let passes = if depth == 0 { known.verified.0 } else { known.verified.0 & heirs.0 };
-            trusted.0 |= passes;
+            let known = self.processes.get(&tgid);
+            let lives = known.is_none_or(|known| known.ended.is_none());
+            if depth > 0 && lives {
+                return (trusted, Some(tgid));
+            }
+            let Some(known) = known else { break };
+            trusted.0 |= if depth == 0 { known.verified.0 } else { known.verified.0 & heirs.0 };
             if known.parent <= 1 {
                 break;
             }
             tgid = known.parent;
         }
-        trusted
+        (trusted, None)
     }
 }
 
@@ -173,14 +179,17 @@ mod tests {
         let mut lineage = without_events();
         let (packages, accounts) = (WriterMask(1), WriterMask(2));
         lineage.verified(100, WriterMask(3));
-        let child = Known { parent: 100, verified: WriterMask::NONE, ended: None };
+        let ended = Some(Instant::now());
+        let child = Known { parent: 100, verified: WriterMask::NONE, ended };
         lineage.processes.insert(101, child);
         lineage.processes.insert(102, Known { parent: 101, ..child });
         lineage.threads.insert(1020, 102);
-        assert_eq!(lineage.recall(100, packages), WriterMask(packages.0 | accounts.0));
-        assert_eq!(lineage.recall(102, packages), packages);
-        assert_eq!(lineage.recall(1020, packages), packages);
-        assert_eq!(lineage.recall(999, packages), WriterMask::NONE);
+        assert_eq!(lineage.recall(100, packages), (WriterMask(packages.0 | accounts.0), None));
+        assert_eq!(lineage.recall(102, packages), (packages, None));
+        assert_eq!(lineage.recall(1020, packages), (packages, None));
+        assert_eq!(lineage.recall(999, packages), (WriterMask::NONE, None));
+        lineage.processes.insert(103, Known { parent: 7, ..child });
+        assert_eq!(lineage.recall(103, packages), (WriterMask::NONE, Some(7)));
     }
 
     #[test]
@@ -194,10 +203,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().expect("true");
         let pid = child.id() as i32;
         child.wait().expect("its end");
-        let notes = Notes::default();
-        notes.note(me, WriterMask(1));
-        lineage.catch_up(&notes);
-        assert_eq!(lineage.recall(pid, WriterMask(1)), WriterMask(1));
-        assert_eq!(lineage.recall(pid, WriterMask::NONE), WriterMask::NONE);
+        lineage.catch_up(&Notes::default());
+        assert_eq!(lineage.recall(pid, WriterMask(1)), (WriterMask::NONE, Some(me)));
     }
 }

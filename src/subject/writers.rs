@@ -131,6 +131,11 @@ impl TrustedWriters {
         (Self { executables, places, remembered }, problems)
     }
 
+    /// Whether a process that runs `exe` may be one of them.
+    pub fn is_program(&self, exe: Identity) -> bool {
+        self.executables.iter().any(|executable| executable.found.id == exe)
+    }
+
     /// The executable whose place a new file called `path` may take.
     pub fn place_for(&self, path: &[u8]) -> Option<&[u8]> {
         let places = self.places.iter().map(|place| &**place);

@@ -34,6 +34,8 @@ pub struct Inheritance {
     pub control: UnixListener,
     /// The sources of the policies in force, twice: one is being written while the other is valid.
     pub bundles: [OwnedFd; 2],
+    /// What is to be where, twice for the same reason.
+    pub inventories: [OwnedFd; 2],
 }
 
 /// Why the gate does not start.
@@ -98,14 +100,14 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     let page = SharedPage::map().map_err(resource("shared memory"))?;
     note_start(page);
     let control = listen(&options.control)?;
-    let bundle = || memfd_create(c"writegate-policies", MFdFlags::MFD_CLOEXEC);
-    let bundles =
-        [bundle().map_err(resource("a memory file"))?, bundle().map_err(resource("a memory file"))?];
+    let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(resource("a memory file"));
+    let bundles = [memory(c"writegate-policies")?, memory(c"writegate-policies")?];
+    let inventories = [memory(c"writegate-inventory")?, memory(c"writegate-inventory")?];
     Ok(Prepared {
         signals: block_signals().map_err(resource("signals"))?,
         notifier: Notifier::from_environment(),
         safe_mode: SafeMode::new(page).map_err(resource("/proc"))?,
-        inheritance: Inheritance { options, page, groups, control, bundles },
+        inheritance: Inheritance { options, page, groups, control, bundles, inventories },
     })
 }
 

@@ -3,7 +3,7 @@
 //! Only in the initial user and network namespaces, and only with `CAP_NET_ADMIN`.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const CN_IDX_PROC: u32 = 1;
 const CN_VAL_PROC: u32 = 1;
@@ -14,6 +14,7 @@ const CONNECTOR_HEADER_BYTES: usize = 20;
 /// `what`, `cpu`, `timestamp_ns`.
 const EVENT_HEADER_BYTES: usize = 16;
 const WHAT_FORK: u32 = 1;
+const WHAT_EXEC: u32 = 2;
 const WHAT_EXIT: u32 = 0x8000_0000;
 /// So that a burst of forks does not overflow it while the reader heals.
 static RECEIVE_BYTES: libc::c_int = 8 << 20;
@@ -28,6 +29,11 @@ pub enum ProcessEvent {
         /// The new thread.
         tid: i32,
         /// The process it belongs to.
+        tgid: i32,
+    },
+    /// A process runs another program from now on.
+    Exec {
+        /// Which.
         tgid: i32,
     },
     /// A thread ended.
@@ -106,11 +112,6 @@ impl Connector {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// For poll(2).
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     /// The next message, parsed; `WouldBlock` when there is none.
     ///
     /// # Errors
@@ -131,6 +132,7 @@ pub fn parse(message: &[u8]) -> Option<ProcessEvent> {
     let body = |index: usize| number(EVENT_HEADER_BYTES + 4 * index);
     match number(0)? as u32 {
         WHAT_FORK => Some(ProcessEvent::Fork { parent: body(1)?, tid: body(2)?, tgid: body(3)? }),
+        WHAT_EXEC => Some(ProcessEvent::Exec { tgid: body(1)? }),
         WHAT_EXIT => Some(ProcessEvent::Exit { tid: body(0)?, tgid: body(1)? }),
         _ => None,
     }
@@ -154,7 +156,8 @@ mod tests {
         assert_eq!(fork, Some(ProcessEvent::Fork { parent: 10, tid: 11, tgid: 11 }));
         let exit = parse(&message(WHAT_EXIT, &[12, 11, 0, 17]));
         assert_eq!(exit, Some(ProcessEvent::Exit { tid: 12, tgid: 11 }));
-        assert_eq!(parse(&message(2, &[1, 1])), None);
+        assert_eq!(parse(&message(2, &[13, 13])), Some(ProcessEvent::Exec { tgid: 13 }));
+        assert_eq!(parse(&message(4, &[1, 1])), None);
         assert_eq!(parse(&message(WHAT_FORK, &[10])), None);
         assert_eq!(parse(b""), None);
     }

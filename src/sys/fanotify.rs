@@ -24,20 +24,16 @@ impl Mask {
     pub const OPEN_PERM: Self = Self(libc::FAN_OPEN_PERM);
     /// New entries that are not directories.
     pub const CREATE: Self = Self(libc::FAN_CREATE);
-    /// New and moved-in entries, directories included, and this directory's own end.
-    pub const TOPOLOGY: Self = Self(libc::FAN_CREATE | libc::FAN_MOVED_TO | libc::FAN_ONDIR);
-    /// What a tree that must not change may undergo: everything but permission events.
-    pub const CHANGES: Self = Self(
-        libc::FAN_CREATE
-            | libc::FAN_DELETE
-            | libc::FAN_MOVED_FROM
-            | libc::FAN_MOVED_TO
-            | libc::FAN_ATTRIB
-            | libc::FAN_MODIFY
-            | libc::FAN_CLOSE_WRITE
-            | libc::FAN_EVENT_ON_CHILD
-            | libc::FAN_ONDIR,
+    /// Entries that come and go, directories included: of a directory above a protected tree.
+    pub const ENTRIES: Self = Self(
+        libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_ONDIR,
     );
+    /// Names and metadata in a directory whose files may be written by everybody.
+    pub const NAMES: Self = Self(Self::ENTRIES.0 | libc::FAN_ATTRIB | libc::FAN_EVENT_ON_CHILD);
+    /// What a tree that must not change may undergo: everything but permission events.
+    pub const CHANGES: Self = Self(Self::NAMES.0 | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE);
+    /// A file's own metadata, the number of its names included: the directory of a new name may be anywhere.
+    pub const LINKS: Self = Self(libc::FAN_ATTRIB);
 }
 
 /// An answer to a permission event.

@@ -101,6 +101,14 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
     })
 }
 
+/// What an absolute path names, not following a last symbolic link.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn of_path(path: &CStr) -> io::Result<Inode> {
+    statx(libc::AT_FDCWD, path, 0)
+}
+
 /// What a descriptor, also an `O_PATH` one, refers to.
 ///
 /// # Errors

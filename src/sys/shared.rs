@@ -3,6 +3,7 @@
 //! Responders let the kernel write events straight into it, so that an event is on record here the instant
 //! read(2) returns: copying it afterwards lost events when the worker was killed in between (measured).
 
+use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -261,8 +262,58 @@ pub struct SharedPage {
     pub creations: [Creation; CREATIONS_MAX],
     /// Where the next creation goes.
     pub creations_next: AtomicU32,
+    /// What the watcher has read and not yet dealt with.
+    pub watched: WatchBuffer,
+    /// Which of the two memory files holds the inventory: 1 or 2; 0: neither.
+    pub inventory: AtomicU32,
+    /// Things that were put back.
+    pub healed: AtomicU64,
     /// One per responder.
     pub slots: [Slot; RESPONDERS_MAX],
+}
+
+/// One read of the watch's queue: some hundreds of records.
+pub const WATCH_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Notifications that were read and not yet dealt with: the next worker goes on where the last one died.
+///
+/// The bytes are zero from the end of what was read, and a record begins with its length, so that what was read is
+/// on record the instant read(2) returns.
+#[repr(C, align(8))]
+pub struct WatchBuffer {
+    bytes: UnsafeCell<[u8; WATCH_BUFFER_BYTES]>,
+    done: AtomicU32,
+}
+
+// SAFETY: of all threads and processes that see it, only the watcher of the one living worker uses the bytes: a
+// worker is made when the one before it is dead, and has one watcher.
+unsafe impl Sync for WatchBuffer {}
+
+impl WatchBuffer {
+    /// Reads from `group`. Everything read before must be done.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the queue is empty; otherwise see [`Group::read`].
+    pub fn fill(&self, group: &Group) -> io::Result<()> {
+        // SAFETY: only the watcher's thread comes here, see the impl of Sync; no slice of the bytes is alive, because
+        // `rest` gives them out for less time than the next call to this.
+        let bytes = unsafe { &mut *self.bytes.get() };
+        bytes.fill(0);
+        self.done.store(0, Ordering::Release);
+        group.read(bytes).map(|_| ())
+    }
+
+    /// What is not done yet.
+    pub fn rest(&self) -> &[u8] {
+        let done = (self.done.load(Ordering::Acquire) as usize).min(WATCH_BUFFER_BYTES);
+        // SAFETY: see `fill`.
+        unsafe { &(&*self.bytes.get())[done..] }
+    }
+
+    /// `count` more bytes are dealt with.
+    pub fn advance(&self, count: usize) {
+        self.done.fetch_add(count as u32, Ordering::AcqRel);
+    }
 }
 
 impl SharedPage {

@@ -94,7 +94,7 @@ impl Worker {
             events: allowed + denied,
             allowed,
             denied,
-            healed: 0,
+            healed: page.healed.load(Relaxed),
             lost: gauge.lost + page.lost.load(Relaxed),
             queue_depth: gauge.queue_depth as u64,
             uptime_s: clock::realtime_ns().saturating_sub(page.started_ns.load(Relaxed)) / 1_000_000_000,

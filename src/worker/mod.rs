@@ -3,7 +3,7 @@
 //! ```text
 //! responder × CPU   answers events
 //! logger            writes the trail
-//! watcher           marks what appears, in observe mode records every change
+//! watcher           marks what appears, has changes judged and put back; in observe mode records them
 //! main              starts the others, then signals, socket, reload
 //! ```
 #![forbid(unsafe_code)]
@@ -34,6 +34,7 @@ use crate::options::{Mode, RunOptions};
 use crate::supervisor::Inheritance;
 use crate::sys::shared::{SharedPage, Stage};
 use crate::sys::{process, thread};
+use crate::watch::Account;
 use policies::PolicyError;
 
 /// How long the logger may take to write what is queued when the gate is stopped.
@@ -73,6 +74,8 @@ pub(crate) struct Worker {
     marking: Mutex<()>,
     /// What is protected on paper only, from the last walk.
     unmarked: Mutex<Vec<(PathBuf, String)>>,
+    /// What the watcher keeps.
+    account: Arc<Account>,
 }
 
 /// The body of a worker process; its exit code.
@@ -136,6 +139,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         table: MarkTable::default(),
         creations: Creations::new(page),
         audit,
+        notes: Arc::default(),
     });
     let worker = Arc::new(Worker {
         options,
@@ -145,6 +149,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         policies: Mutex::new(loader),
         marking: Mutex::default(),
         unmarked: Mutex::default(),
+        account: Arc::default(),
     });
     if worker.options.mode == Mode::Enforce {
         threads::start_responders(&worker).map_err(resource("responders"))?;
@@ -154,7 +159,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
     worker.note_unmarked(report);
     worker.shared.table.complete();
     leftovers::record(&worker.shared);
-    watcher::start(&worker).map_err(resource("the watcher"))?;
+    watcher::start(&worker, inheritance).map_err(resource("the watcher"))?;
     if !restarted {
         holders::record(&worker.shared);
     }

@@ -1,7 +1,13 @@
-//! The watcher: marks what appears in protected trees, and in observe mode records what changes there.
+//! The watcher's thread: reads notifications, marks what appears in protected trees, and has changes judged. In
+//! observe mode it records them.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -10,30 +16,69 @@ use crate::event::{Notification, Notifications};
 use crate::marks::{Marker, Places};
 use crate::options::Mode;
 use crate::policy::snapshot::Snapshot;
+use crate::supervisor::Inheritance;
+use crate::sys::clock;
+use crate::sys::fanotify::Group;
+use crate::sys::file::Identity;
+use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
 use crate::sys::thread as system_thread;
+use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
 
-/// One read of the queue: some five hundred records.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// How often creations that nobody asked about are taken from the kernel's queue, milliseconds.
-const DRAIN_MS: u16 = 1000;
+/// How often creations that nobody asked about are taken from the kernel's queue.
+const DRAIN: Duration = Duration::from_secs(1);
 
-/// Starts the thread; nothing to do where the kernel cannot report names.
+/// Takes up or makes what healing needs, and starts the thread; nothing to do where the kernel cannot report names.
 ///
 /// # Errors
 /// No thread.
-pub fn start(worker: &Arc<Worker>) -> io::Result<()> {
+pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<()> {
     if worker.shared.groups.watch.is_none() {
-        tracing::warn!("this kernel cannot report new directories: they are covered after the next reload");
+        tracing::warn!(
+            "this kernel cannot report changes of names: new directories are covered after the next reload"
+        );
         return Ok(());
     }
+    let keeper = match worker.options.mode {
+        Mode::Enforce => keeper(worker, inheritance)?,
+        Mode::Observe => None,
+    };
     let worker = Arc::clone(worker);
-    let (proc, places) = (Proc::open()?, Places::new()?);
+    let watcher = Watcher {
+        proc: Proc::open()?,
+        places: Places::new()?,
+        observer: observe::Observer::default(),
+        mounts: MountWatch::new()?,
+        scratch: FixedPath::default(),
+        keeper,
+        worker,
+    };
     std::thread::Builder::new().name("writegate-watch".to_owned()).spawn(move || {
-        worker.page.add_own_thread(system_thread::gettid());
-        Watcher { worker, proc, places, observer: observe::Observer::default() }.run();
+        watcher.worker.page.add_own_thread(system_thread::gettid());
+        let mut watcher = watcher;
+        watcher.run();
     })?;
     Ok(())
+}
+
+fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Keeper>> {
+    let parts = Parts {
+        shared: Arc::clone(&worker.shared),
+        journal: Journal::new(worker.page, &inheritance.inventories)?,
+        state_dir: worker.options.state_dir.clone(),
+        notes: Arc::clone(&worker.shared.notes),
+        account: Arc::clone(&worker.account),
+    };
+    match Keeper::new(parts, Proc::open()?) {
+        Ok(keeper) => Ok(Some(keeper)),
+        Err(failure) => {
+            let state_dir = worker.options.state_dir.display();
+            let why = format!("nothing can be put back: {failure} in {state_dir}; opens are still refused");
+            tracing::error!("{why}");
+            worker.logger.degraded(&why);
+            Ok(None)
+        }
+    }
 }
 
 struct Watcher {
@@ -41,56 +86,152 @@ struct Watcher {
     proc: Proc,
     places: Places,
     observer: observe::Observer,
+    mounts: MountWatch,
+    keeper: Option<Keeper>,
+    scratch: FixedPath,
 }
 
 impl Watcher {
     fn run(&mut self) {
         let shared = Arc::clone(&self.worker.shared);
         let Some(watch) = &shared.groups.watch else { return };
-        let mut buffer = vec![0u8; BUFFER_BYTES];
+        // What the worker before this one had read and not dealt with.
+        self.work_off();
+        let mut timeout = Duration::ZERO;
         loop {
-            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut fds, PollTimeout::from(DRAIN_MS));
+            let remounted = self.wait(watch, timeout);
+            self.worker.account.busy_since_ns.store(clock::monotonic_ns(), Relaxed);
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
-            while let Ok(n) = watch.read(&mut buffer) {
-                if n == 0 {
-                    break;
-                }
-                // A reload places and removes marks too; one at a time.
-                let marking = Arc::clone(&self.worker);
-                let _one_at_a_time = marking.marking.lock();
-                let snapshot = Arc::clone(&shared.in_force.load().1.snapshot);
-                for notification in Notifications::new(&buffer[..n]) {
-                    self.take(&snapshot, &notification);
-                }
+            while self.worker.page.watched.fill(watch).is_ok() {
+                self.work_off();
             }
+            if remounted {
+                self.look_at_mounts();
+            }
+            timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
+            self.worker.account.busy_since_ns.store(0, Relaxed);
+        }
+    }
+
+    /// Sleeps until something is reported; whether the mounts have changed.
+    fn wait(&self, watch: &Group, timeout: Duration) -> bool {
+        let mut fds = [
+            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI),
+        ];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        // EINTR and the like: everything else is looked at anyway.
+        let _ = poll(&mut fds, timeout);
+        fds[1].any().unwrap_or_default()
+    }
+
+    /// Deals with everything in the buffer.
+    fn work_off(&mut self) {
+        let shared = Arc::clone(&self.worker.shared);
+        let page = self.worker.page;
+        // A reload places and removes marks too; one at a time.
+        let worker = Arc::clone(&self.worker);
+        let _one_at_a_time = worker.marking.lock();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.catch_up();
+        }
+        let snapshot = Arc::clone(&shared.in_force.load().1.snapshot);
+        while let Some(notification) = Notifications::new(page.watched.rest()).next() {
+            self.take(&snapshot, &notification);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.save();
+            }
+            page.watched.advance(notification.length);
         }
     }
 
     fn take(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
-        let Some(place) = notification.place else { return };
-        let directory = (place.directory.handle_type, place.directory.handle);
-        let table = &self.worker.shared.table;
-        let filesystem = place.directory.filesystem;
-        let Some(path) = self.places.locate(snapshot, table, filesystem, directory, place.name) else {
+        if notification.mask & libc::FAN_Q_OVERFLOW != 0 {
+            self.worker.logger.notifications_lost();
+            if let Some(keeper) = &mut self.keeper {
+                keeper.overflowed();
+            }
+            return;
+        }
+        let own = self.worker.page.is_own_thread(notification.tid)
+            || self.worker.page.supervisor_pid.load(Relaxed) == notification.tid;
+        let Some(path) = self.locate(snapshot, notification) else {
+            if !own {
+                self.take_link(snapshot, notification);
+            }
             return;
         };
         if notification.mask & (libc::FAN_CREATE | libc::FAN_MOVED_TO) != 0 {
-            let marker = Marker {
-                groups: &self.worker.shared.groups,
-                table: &self.worker.shared.table,
-                snapshot,
-                walk: snapshot.generation,
-            };
-            let report = marker.mark_new(&path);
-            if !report.unmarked.is_empty() {
-                self.worker.note_unmarked(report);
-            }
+            self.mark_new(snapshot, &path);
+        }
+        if own {
+            return;
         }
         if self.worker.options.mode == Mode::Observe {
-            self.observer.record(&self.worker.shared, &self.proc, &path, notification);
+            return self.observer.record(&self.worker.shared, &self.proc, &path, notification);
+        }
+        let now = if notification.mask & libc::FAN_MOVED_FROM != 0 {
+            self.whereabouts(snapshot, notification)
+        } else {
+            None
+        };
+        if let Some(keeper) = &mut self.keeper {
+            let now = now.map(|(path, _, _)| path).filter(|now| *now != path);
+            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now });
+        }
+    }
+
+    fn locate(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) -> Option<PathBuf> {
+        let place = notification.place?;
+        let directory = (place.directory.handle_type, place.directory.handle);
+        let (table, filesystem) = (&self.worker.shared.table, place.directory.filesystem);
+        self.places.locate(snapshot, table, filesystem, directory, place.name)
+    }
+
+    /// Where the object of a notification is now, by itself and not by the name it had, with its number of names.
+    fn whereabouts(
+        &mut self,
+        snapshot: &Snapshot,
+        notification: &Notification<'_>,
+    ) -> Option<(PathBuf, Identity, u32)> {
+        let target = notification.target?;
+        self.places.find(snapshot, target.filesystem, (target.handle_type, target.handle))
+    }
+
+    /// A notification without a place is about a file's number of names.
+    fn take_link(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
+        let Some((seen, id, links)) = self.whereabouts(snapshot, notification) else { return };
+        let Some(keeper) = &mut self.keeper else { return };
+        if !self.worker.shared.table.file(id, &mut self.scratch) {
+            return;
+        }
+        if let Some(other) = keeper.foreign_link(id, links, &seen) {
+            let path = PathBuf::from(OsStr::from_bytes(self.scratch.as_bytes()));
+            keeper.take(Incident { mask: libc::FAN_ATTRIB, tid: notification.tid, path, now: Some(other) });
+        }
+    }
+
+    fn mark_new(&self, snapshot: &Snapshot, path: &Path) {
+        let marker = Marker {
+            groups: &self.worker.shared.groups,
+            table: &self.worker.shared.table,
+            snapshot,
+            walk: snapshot.generation,
+        };
+        let report = marker.mark_new(path);
+        if !report.unmarked.is_empty() {
+            self.worker.note_unmarked(report);
+        }
+    }
+
+    fn look_at_mounts(&mut self) {
+        let snapshot = Arc::clone(&self.worker.shared.in_force.load().1.snapshot);
+        for covered in self.mounts.look(&snapshot) {
+            if let Some(keeper) = &mut self.keeper {
+                keeper.take_mount(&covered);
+            }
         }
     }
 }

@@ -1,0 +1,19 @@
+//! The watch: what no permission event covers. A notification says that something happened at a path; the state of
+//! that path, compared with the inventory, says what; the policies say what becomes of it.
+#![forbid(unsafe_code)]
+
+mod duty;
+mod incident;
+mod journal;
+mod keeper;
+mod mounts;
+mod report;
+mod trust;
+
+pub use duty::{duties, duty_at};
+pub use incident::Incident;
+pub use journal::Journal;
+pub use keeper::{Keeper, Parts};
+pub use mounts::{Covered, MountWatch};
+pub use report::{Account, Reporter};
+pub use trust::Trust;

@@ -1,0 +1,65 @@
+//! Who made a change: verified while it lives, remembered when it is gone.
+
+use crate::gate::InForce;
+use crate::policy::snapshot::{Snapshot, WriterMask};
+use crate::subject::Verifier;
+use crate::subject::lineage::{Lineage, Notes};
+use crate::sys::file;
+use crate::sys::proc::Proc;
+
+/// The watcher's judgement of subjects.
+pub struct Trust {
+    verifier: Verifier,
+    lineage: Lineage,
+}
+
+impl Trust {
+    /// Knows nobody yet; the kernel tells of forks and ends from now on.
+    pub fn new() -> Self {
+        Self { verifier: Verifier::default(), lineage: Lineage::new() }
+    }
+
+    /// Takes in what happened to processes, and what responders have verified: before each batch of notifications.
+    pub fn catch_up(&mut self, notes: &Notes) {
+        self.lineage.catch_up(notes);
+    }
+
+    /// Which of the `wanted` writers the thread `tid` is or was.
+    pub fn of(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
+        if wanted == WriterMask::NONE {
+            return WriterMask::NONE;
+        }
+        let found = self.verify(in_force, proc, tid, wanted);
+        // It may have ended while it was looked at.
+        if found != WriterMask::NONE || has_program(proc, tid) {
+            return found;
+        }
+        let heirs = with_descendants(&in_force.snapshot);
+        let (known, forebear) = self.lineage.recall(tid, heirs);
+        let mut trusted = WriterMask(known.0 & wanted.0);
+        if let Some(pid) = forebear {
+            trusted.0 |= self.verify(in_force, proc, pid, WriterMask(wanted.0 & heirs.0)).0;
+        }
+        trusted
+    }
+
+    fn verify(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
+        let InForce { snapshot, writers } = in_force;
+        let found = self.verifier.verify(snapshot, writers, proc, tid, wanted);
+        if found != WriterMask::NONE {
+            self.lineage.verified(tid, found);
+        }
+        found
+    }
+}
+
+/// Whether the thread is alive enough to be looked at: a zombie has no program any more.
+fn has_program(proc: &Proc, tid: i32) -> bool {
+    use std::os::fd::AsFd;
+    proc.task(tid).and_then(|task| file::stat_at_follow(task.as_fd().as_fd(), c"exe")).is_ok()
+}
+
+fn with_descendants(snapshot: &Snapshot) -> WriterMask {
+    let heirs = snapshot.writers.iter().enumerate().filter(|(_, writer)| writer.descendants);
+    WriterMask(heirs.fold(0, |mask, (index, _)| mask | 1 << index))
+}
