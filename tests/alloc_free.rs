@@ -59,6 +59,7 @@ fn shared(lab: &Lab) -> Arc<Shared> {
         table: MarkTable::default(),
         creations: Creations::new(page),
         audit,
+        notes: Arc::default(),
     });
     let marker = Marker { groups: &shared.groups, table: &shared.table, snapshot: &snapshot, walk: 1 };
     assert!(marker.mark_all().unmarked.is_empty());

@@ -36,8 +36,8 @@ fn scene(lab: &Lab) -> Scene {
 
 fn gate(lab: &Lab) -> Gate<'_> {
     lab.gate(
-        "[[policy]]\nname = 'tree'\npaths = ['@/tree/']\nwriters = ['manager']\n\
-         [[policy]]\nname = 'data'\npaths = ['@/tree/data']\nwriters = ['manager', 'tool']\n\
+        "[[policy]]\nname = 'tree'\npaths = ['@/tree/']\nresponse = 'alert'\nwriters = ['manager']\n\
+         [[policy]]\nname = 'data'\npaths = ['@/tree/data']\nresponse = 'alert'\nwriters = ['manager', 'tool']\n\
          [[writer]]\nname = 'manager'\nexe = ['@/tree/manager']\n\
          [[writer]]\nname = 'tool'\nexe = ['@/tree/tool']\n",
     )

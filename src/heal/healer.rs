@@ -14,7 +14,7 @@ use super::object::{Object, is, join};
 use super::quarantine::Quarantine;
 use super::store::Temporary;
 use super::vault::{Copy, Vault};
-use crate::sys::inode::Inode;
+use crate::sys::inode::{Inode, Time};
 
 /// What the policies want kept at a path.
 pub type Duties = Arc<dyn Fn(&Path) -> Duty + Send + Sync>;
@@ -33,6 +33,9 @@ pub struct Healer {
     pub(super) touched: BTreeMap<PathBuf, u32>,
     /// Directories whose entries are not learned yet: what is in them is not foreign for being unknown.
     unlearned: BTreeSet<PathBuf>,
+    /// Empty files that were made since then are not learned with their directory: whoever makes one is reported, and
+    /// perhaps being refused it just now.
+    since: Time,
 }
 
 /// Whether what is known of a file's content still holds.
@@ -86,6 +89,7 @@ impl Healer {
             queue: VecDeque::new(),
             touched: BTreeMap::new(),
             unlearned: BTreeSet::new(),
+            since: Time::now(),
         }
     }
 
@@ -182,7 +186,7 @@ impl Healer {
                 for name in names {
                     let path = join(&directory, &name);
                     if self.inventory.get(&path).is_none() {
-                        match object.child(&name).map(|child| self.learn_object(&path, &child, None)) {
+                        match object.child(&name).map(|child| self.learn_entry(&path, &child)) {
                             Ok(Ok(one)) => learned.extend(one),
                             _ => skipped += 1,
                         }
@@ -273,6 +277,14 @@ impl Healer {
         if is_held(expected) {
             self.vault.release(path, expected.id);
         }
+    }
+
+    fn learn_entry(&mut self, path: &Path, object: &Object) -> Result<Option<Learned>, Failure> {
+        let inode = object.inode().map_err(Failure::of("statx"))?;
+        if inode.is_file() && inode.size == 0 && inode.born >= self.since {
+            return Ok(None);
+        }
+        self.learn_object(path, object, None)
     }
 
     /// `known`: what is known of the same object; of its content as long as that looks alike.

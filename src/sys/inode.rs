@@ -16,6 +16,15 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// The present, as new inodes get it: the kernel's clock for them lags by up to a tick, 10 ms.
+    pub fn now() -> Self {
+        const TICK_NS: u64 = 10_000_000;
+        let ns = super::clock::realtime_ns().saturating_sub(TICK_NS);
+        Self { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+    }
+}
+
 /// `FS_IMMUTABLE_FL` of linux/fs.h: `chattr +i`.
 pub const FLAG_IMMUTABLE: u32 = 0x10;
 /// `FS_APPEND_FL` of linux/fs.h: `chattr +a`.
@@ -44,6 +53,8 @@ pub struct Inode {
     pub mtime: Time,
     /// Last change of anything; no process can set it.
     pub ctime: Time,
+    /// When it was made; zero where the filesystem does not know.
+    pub born: Time,
     /// Which device a device node stands for.
     pub rdev: u64,
     /// [`FLAG_IMMUTABLE`] and [`FLAG_APPEND`], without opening the file.
@@ -73,7 +84,7 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
     // SAFETY: statx is plain old data; all zero is valid.
     let mut raw: libc::statx = unsafe { std::mem::zeroed() };
     let flags = flags | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
-    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
     // SAFETY: `name` is NUL-terminated and `raw` is valid and writable (statx(2)).
     if unsafe { libc::statx(dir, name.as_ptr(), flags, mask, &raw mut raw) } < 0 {
         return Err(io::Error::last_os_error());
@@ -95,6 +106,7 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
         allocated: raw.stx_blocks.saturating_mul(512),
         mtime: Time { sec: raw.stx_mtime.tv_sec, nsec: raw.stx_mtime.tv_nsec },
         ctime: Time { sec: raw.stx_ctime.tv_sec, nsec: raw.stx_ctime.tv_nsec },
+        born: Time { sec: raw.stx_btime.tv_sec, nsec: raw.stx_btime.tv_nsec },
         rdev: libc::makedev(raw.stx_rdev_major, raw.stx_rdev_minor),
         flags: blocking,
         mount: raw.stx_mnt_id,

@@ -125,7 +125,8 @@ impl Keeper {
             healer,
             trust: Trust::new(),
             proc,
-            next_root: 0,
+            // The inventory is left whole, or not at all.
+            next_root: if restarted { usize::MAX } else { 0 },
             opening: VecDeque::new(),
             fluid: HashMap::new(),
             stores: Vec::new(),
@@ -156,12 +157,40 @@ impl Keeper {
     pub fn catch_up(&mut self) {
         self.read = Instant::now();
         self.trust.catch_up(&self.notes);
-        let before = self.in_force.0;
+        let before = (self.in_force.0, self.snapshot());
         self.shared.in_force.refresh(&mut self.in_force);
-        if self.in_force.0 != before {
-            self.healer.set_duties(duties(&self.in_force.1.snapshot));
-            self.next_root = 0;
+        if self.in_force.0 != before.0 {
+            self.reloaded(&before.1);
         }
+    }
+
+    /// Learns what is kept under the new policies and was not under the `old` ones. The rest is known, and looking
+    /// at it anew would make right what somebody is doing to it now.
+    fn reloaded(&mut self, old: &Snapshot) {
+        // What was not begun under the old roots is begun under the new ones.
+        let unfinished = self.next_root < old.roots.len();
+        let new = self.snapshot();
+        self.healer.set_duties(duties(&new));
+        let is_kept = |snapshot: &Snapshot, path: &Path| {
+            let duty = duty_at(snapshot, path);
+            duty.foreign || duty.metadata
+        };
+        for root in old.roots.iter().chain(&new.roots) {
+            if is_kept(&new, &root.path) && (unfinished || !is_kept(old, &root.path)) {
+                self.begin(&root.path);
+            }
+        }
+        self.next_root = usize::MAX;
+    }
+
+    fn begin(&mut self, path: &Path) {
+        for above in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+            if self.healer.inventory().get(above).is_none() {
+                let _ = self.healer.learn(above, Known::No);
+            }
+        }
+        let learned = self.healer.begin(path).ok().flatten();
+        self.mark(learned);
     }
 
     /// What is in force now.
@@ -180,12 +209,35 @@ impl Keeper {
             return;
         }
         self.judge(&incident);
+        if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
+            self.catch_up_below(&incident);
+        }
+    }
+
+    /// A directory above protected names has appeared, and what came into it before it was marked was not reported.
+    fn catch_up_below(&mut self, incident: &Incident) {
+        let snapshot = self.snapshot();
+        for root in snapshot.roots_below(&incident.path).filter(|root| root.path != incident.path) {
+            if self.healer.inventory().get(&root.path).is_some() {
+                continue;
+            }
+            if root.path.is_dir() {
+                self.begin(&root.path);
+            } else {
+                let mask = libc::FAN_MOVED_TO;
+                self.judge(&Incident { mask, tid: incident.tid, path: root.path.clone(), now: None });
+            }
+        }
     }
 
     fn judge(&mut self, incident: &Incident) {
         let snapshot = self.snapshot();
         let Some(rule) = governing(&snapshot, &incident.path) else { return };
         let expected = self.healer.inventory().get(&incident.path).is_some();
+        if !expected && incident.is_new_directory() && is_root(&snapshot, &incident.path) {
+            // A tree that a policy waits for. It is empty; what comes into it is judged by that policy.
+            return self.begin(&incident.path);
+        }
         if !incident.appeared() && !expected && self.is_pending(&incident.path) {
             return;
         }
@@ -428,13 +480,7 @@ impl Keeper {
         if self.next_root < snapshot.roots.len() {
             let end = (self.next_root + ROOTS_AT_ONCE).min(snapshot.roots.len());
             for root in &snapshot.roots[self.next_root..end] {
-                for above in root.path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-                    if self.healer.inventory().get(above).is_none() {
-                        let _ = self.healer.learn(above, Known::No);
-                    }
-                }
-                let learned = self.healer.begin(&root.path).ok().flatten();
-                self.mark(learned);
+                self.begin(&root.path);
             }
             let begun = end - self.next_root;
             self.next_root = end;
@@ -574,6 +620,11 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
             classify::Line::Running => waited < RUNNING,
             classify::Line::Garbled => false,
         }
+}
+
+/// Whether a policy names this path.
+fn is_root(snapshot: &Snapshot, path: &Path) -> bool {
+    snapshot.roots_below(path).next().is_some_and(|root| root.path == path)
 }
 
 /// The rule of `path`; of a directory above protected names that of the first of them.
