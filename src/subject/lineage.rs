@@ -67,7 +67,7 @@ pub struct Lineage {
 
 impl Lineage {
     /// Subscribes to process events where the kernel lets us.
-    pub fn new() -> Self {
+    pub fn listen() -> Self {
         let connector = Connector::listen()
             .inspect_err(|error| {
                 tracing::info!(%error, "no process events: changes by processes that end at once count as unknown");
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_of_a_child_that_is_gone() {
-        let mut lineage = Lineage::new();
+        let mut lineage = Lineage::listen();
         if lineage.connector.is_none() {
             eprintln!("SKIPPED: process events need CAP_NET_ADMIN and the initial namespaces");
             return;

@@ -1,4 +1,4 @@
-//! The kernel's process events (`CONFIG_PROC_EVENTS`, linux/cn_proc.h): who forked whom, and who ended.
+//! The kernel's process events (`CONFIG_PROC_EVENTS`, `linux/cn_proc.h`): who forked whom, and who ended.
 //!
 //! Only in the initial user and network namespaces, and only with `CAP_NET_ADMIN`.
 

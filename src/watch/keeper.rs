@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -123,7 +125,7 @@ impl Keeper {
             account,
             in_force,
             healer,
-            trust: Trust::new(),
+            trust: Trust::listen(),
             proc,
             // The inventory is left whole, or not at all.
             next_root: if restarted { usize::MAX } else { 0 },
@@ -234,8 +236,7 @@ impl Keeper {
         let snapshot = self.snapshot();
         let Some(rule) = governing(&snapshot, &incident.path) else { return };
         let expected = self.healer.inventory().get(&incident.path).is_some();
-        if !expected && incident.is_new_directory() && is_root(&snapshot, &incident.path) {
-            // A tree that a policy waits for. It is empty; what comes into it is judged by that policy.
+        if !expected && (is_only_above(&snapshot, &incident.path) || is_awaited(&snapshot, rule, incident)) {
             return self.begin(&incident.path);
         }
         if !incident.appeared() && !expected && self.is_pending(&incident.path) {
@@ -292,7 +293,7 @@ impl Keeper {
                 }
             }
             Err(failure) => {
-                tracing::warn!(path = %path.display(), %failure, "a change is not in the inventory")
+                tracing::warn!(path = %path.display(), %failure, "a change is not in the inventory");
             }
         }
     }
@@ -466,10 +467,9 @@ impl Keeper {
     fn is_writer_running(&self) -> bool {
         let Ok(processes) = std::fs::read_dir("/proc") else { return true };
         processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|pid: i32| {
-            use std::os::fd::AsFd;
             self.proc
                 .task(pid)
-                .and_then(|task| crate::sys::file::stat_at_follow(task.as_fd().as_fd(), c"exe"))
+                .and_then(|task| crate::sys::file::stat_at_follow(task.as_fd(), c"exe"))
                 .is_ok_and(|exe| self.in_force.1.writers.is_program(exe.id))
         })
     }
@@ -609,10 +609,8 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
     if incident.mask & libc::FAN_CREATE == 0 || incident.mask & libc::FAN_ONDIR != 0 || waited > OPENING {
         return false;
     }
-    let is_file = std::fs::symlink_metadata(&incident.path).is_ok_and(|found| {
-        use std::os::unix::fs::MetadataExt;
-        found.is_file() && found.nlink() == 1
-    });
+    let is_file =
+        std::fs::symlink_metadata(&incident.path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
     let Ok(line) = std::fs::read(format!("/proc/{}/syscall", incident.tid)) else { return false };
     is_file
         && match classify::parse_line(&line) {
@@ -622,9 +620,18 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
         }
 }
 
-/// Whether a policy names this path.
-fn is_root(snapshot: &Snapshot, path: &Path) -> bool {
-    snapshot.roots_below(path).next().is_some_and(|root| root.path == path)
+/// Whether nothing of this directory is kept but that it leads to what is.
+fn is_only_above(snapshot: &Snapshot, path: &Path) -> bool {
+    snapshot.rule_for(path.as_os_str().as_bytes()).is_none()
+}
+
+/// Whether a policy has waited for this path and names nobody who may put something there: then whoever does, does.
+fn is_awaited(snapshot: &Snapshot, rule: &Rule, incident: &Incident) -> bool {
+    let nobody =
+        rule.policies.iter().all(|&index| snapshot.policies[index as usize].writers == WriterMask::NONE);
+    nobody
+        && incident.appeared()
+        && snapshot.roots_below(&incident.path).next().is_some_and(|root| root.path == incident.path)
 }
 
 /// The rule of `path`; of a directory above protected names that of the first of them.
@@ -648,7 +655,6 @@ fn name_of_change(incident: &Incident, change: Change) -> Change {
     if change != Change::Access(Access::Create) {
         return change;
     }
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let Ok(found) = std::fs::symlink_metadata(&incident.path) else { return change };
     let kind = found.file_type();
     if kind.is_symlink() {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::gate::mounts::{parse, unescape};
 use crate::policy::snapshot::Snapshot;
@@ -68,11 +68,11 @@ impl MountWatch {
     }
 }
 
-fn covered_by(snapshot: &Snapshot, point: &PathBuf) -> Option<Covered> {
+fn covered_by(snapshot: &Snapshot, point: &Path) -> Option<Covered> {
     let bytes = point.as_os_str().as_bytes();
     if snapshot.rule_for(bytes).is_some() {
-        return Some(Covered { point: point.clone(), path: point.clone() });
+        return Some(Covered { point: point.to_owned(), path: point.to_owned() });
     }
     let root = snapshot.roots_below(point).next()?;
-    Some(Covered { point: point.clone(), path: root.path.clone() })
+    Some(Covered { point: point.to_owned(), path: root.path.clone() })
 }

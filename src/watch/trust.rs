@@ -15,8 +15,8 @@ pub struct Trust {
 
 impl Trust {
     /// Knows nobody yet; the kernel tells of forks and ends from now on.
-    pub fn new() -> Self {
-        Self { verifier: Verifier::default(), lineage: Lineage::new() }
+    pub fn listen() -> Self {
+        Self { verifier: Verifier::default(), lineage: Lineage::listen() }
     }
 
     /// Takes in what happened to processes, and what responders have verified: before each batch of notifications.
@@ -55,8 +55,7 @@ impl Trust {
 
 /// Whether the thread is alive enough to be looked at: a zombie has no program any more.
 fn has_program(proc: &Proc, tid: i32) -> bool {
-    use std::os::fd::AsFd;
-    proc.task(tid).and_then(|task| file::stat_at_follow(task.as_fd().as_fd(), c"exe")).is_ok()
+    proc.task(tid).and_then(|task| file::stat_at_follow(task.as_fd(), c"exe")).is_ok()
 }
 
 fn with_descendants(snapshot: &Snapshot) -> WriterMask {
