@@ -380,6 +380,9 @@ fn demo_prevents_what_it_says_and_leaves_nothing_behind() {
     let attacks = answer["attacks"].as_array().unwrap();
     let prevented = attacks.iter().filter(|attack| attack["class"] == "prevented");
     assert!(prevented.count() >= 15, "{answer:#}");
+    let healed = attacks.iter().filter(|attack| attack["class"] == "healed" && attack["skipped"] == false);
+    let times: Vec<_> = healed.map(|attack| attack["healed_ms"].as_f64().unwrap()).collect();
+    assert!(times.len() >= 10, "{answer:#}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
