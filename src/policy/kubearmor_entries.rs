@@ -1,7 +1,7 @@
 //! The `file` section of a `KubeArmor` document: its entries, what they inherit, and the policies they become.
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath};
+use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Truncation};
 use super::node::{Node, Value};
 use super::parsed::ParsedPolicy;
 use super::source::Span;
@@ -192,6 +192,7 @@ pub fn group(name: &str, name_span: Span, origin: &Origin, entries: Vec<Entry>) 
             recursive: !path.tree || recursive,
             paths: vec![path],
             modification: Modification::Never,
+            truncate: Truncation::Refuse,
             create: false,
             read,
             writers: Vec::new(),

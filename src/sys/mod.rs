@@ -14,4 +14,5 @@ pub mod path;
 pub mod proc;
 pub mod process;
 pub mod shared;
+pub mod slot;
 pub mod thread;

@@ -60,6 +60,7 @@ impl Observer {
             record.time_ns = clock::realtime_ns();
             record.what = match change {
                 Change::Access(access) => What::Access(access),
+                Change::Resize => What::Access(Access::Truncate),
                 Change::Mutation(mutation) => What::Mutation(mutation),
             };
             record.detail = record.push_text(if verdict.outcome == Outcome::Deny {
