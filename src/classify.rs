@@ -183,12 +183,14 @@ pub enum Touch {
     Resizes,
     /// Anything else that takes a descriptor, or an exec: read, written or mapped.
     Uses,
+    /// Registers do not tell; a worker of `io_uring`, which may resize through a descriptor (`IORING_OP_FTRUNCATE` is
+    /// always left to a worker) and cannot truncate by path.
+    Untold,
 }
 
-/// What `call` does to the file that it accesses. `io_uring` cannot truncate by path (`IORING_OP_FTRUNCATE` takes a
-/// descriptor), so what runs under other registers than its own is never [`Touch::Truncates`].
+/// What `call` does to the file that it accesses.
 pub fn touch(call: &Call) -> Touch {
-    if call.pc == 0 { Touch::Uses } else { touch_of(call.number) }
+    if call.pc == 0 { Touch::Untold } else { touch_of(call.number) }
 }
 
 /// [`touch`] by the number alone.
@@ -305,7 +307,7 @@ mod tests {
         let of = |number, pc| touch(&Call { number, args: [0; 4], pc });
         for number in [76, 92, 193, 0x4000_004c] {
             assert_eq!(of(number, 0x7f12), Touch::Truncates, "{number}");
-            assert_eq!(of(number, 0), Touch::Uses, "a copy of the registers, {number}");
+            assert_eq!(of(number, 0), Touch::Untold, "a copy of the registers, {number}");
         }
         assert!([77, 93, 194].iter().all(|&number| of(number, 0x7f12) == Touch::Resizes));
         // read, write, mmap, execve, io_uring_enter

@@ -26,9 +26,9 @@ const LONG_PATIENCE_NS: u64 = 450_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
-const LOOKS_AT_STACK: u32 = 50;
+pub(super) const LOOKS_AT_STACK: u32 = 50;
 /// A kernel stack as text; those of openers have some fifteen frames of 40 bytes.
-const STACK_BYTES: usize = 4096;
+pub(super) const STACK_BYTES: usize = 4096;
 /// `/proc/<pid>/status` up to the capabilities, with hundreds of groups.
 const STATUS_BYTES: usize = 4096;
 

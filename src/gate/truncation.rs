@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::look::{Look, Looker, PATIENCE_NS, Sight, cannot_write};
+use super::look::{LOOKS_AT_STACK, Look, Looker, PATIENCE_NS, STACK_BYTES, Sight, cannot_write};
 use crate::access::Access;
 use crate::classify::{Call, Touch, touch};
 use crate::sys::proc::{self, Proc};
@@ -19,7 +19,7 @@ impl Looker {
             return None;
         }
         match self.patient_call_of(proc, tid, fd) {
-            Sight::Call(call) => judged(&call),
+            Sight::Call(call) => judged(&call, proc, tid),
             // Only who may write the file may truncate it.
             Sight::Restless | Sight::Hidden if cannot_write(proc, tid, fd) => None,
             Sight::Restless | Sight::Hidden => Some(UNTOLD),
@@ -32,7 +32,7 @@ impl Looker {
             return None;
         }
         match self.call_of(proc, tid, PATIENCE_NS) {
-            Sight::Call(call) => judged(&call),
+            Sight::Call(call) => judged(&call, proc, tid),
             Sight::Restless | Sight::Hidden => Some(UNTOLD),
         }
     }
@@ -56,11 +56,28 @@ const UNTOLD: Look = Look {
 
 /// The thread may be on its way out of a truncation and run `io_uring`'s work under the same registers: that read
 /// is judged as the truncation it is not. It was refused before, so nothing is lost.
-fn judged(call: &Call) -> Option<Look> {
+fn judged(call: &Call, proc: &Proc, tid: i32) -> Option<Look> {
     let is_descriptor = match touch(call) {
         Touch::Truncates => false,
         Touch::Resizes => true,
-        Touch::Uses => return None,
+        Touch::Untold if resizes(proc, tid) => true,
+        Touch::Untold | Touch::Uses => return None,
     };
     Some(Look { access: Access::Truncate, syscall: call.number, is_descriptor, ..UNTOLD })
+}
+
+/// Whether a worker of `io_uring` is in an ftruncate, by its kernel stack; also when the stack never shows the event
+/// that it waits in.
+fn resizes(proc: &Proc, tid: i32) -> bool {
+    let Ok(task) = proc.task(tid) else { return true };
+    let mut stack = [0u8; STACK_BYTES];
+    for _ in 0..LOOKS_AT_STACK {
+        let n = task.read_small(c"stack", &mut stack).unwrap_or(0);
+        let shows = |name: &[u8]| stack[..n].windows(name.len()).any(|part| part == name);
+        if shows(b"fsnotify") {
+            return shows(b"ftruncate");
+        }
+        std::thread::yield_now();
+    }
+    true
 }

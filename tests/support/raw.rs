@@ -170,16 +170,29 @@ pub fn truncate(path: &Path, length: i64) -> io::Result<()> {
 /// `openat` of `io_uring`, in the caller's context or, with `IOSQE_ASYNC`, in a worker thread of the kernel.
 pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Result<OwnedFd> {
     let path = cstr(path);
-    let mut ring = IoUring::new(4)?;
     let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(flags).mode(0o644).build();
-    // SAFETY: the path lives until the completion has been waited for.
-    unsafe { ring.submission().push(&open.flags(submission)) }.expect("room for one entry");
+    owned(submit(&open.flags(submission))?.into())
+}
+
+fn submit(entry: &squeue::Entry) -> io::Result<i32> {
+    let mut ring = IoUring::new(4)?;
+    // SAFETY: what the entry points to lives until the completion has been waited for.
+    unsafe { ring.submission().push(entry) }.expect("room for one entry");
     ring.submit_and_wait(1)?;
     let result = ring.completion().next().expect("one completion").result();
-    if result < 0 {
-        return Err(io::Error::from_raw_os_error(-result));
-    }
-    owned(c_long::from(result))
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
+
+/// ftruncate of `io_uring`, which a worker thread of the kernel does.
+pub fn ftruncate_uring(file: &std::fs::File, length: u64) -> io::Result<()> {
+    submit(&opcode::Ftruncate::new(types::Fd(file.as_raw_fd()), length).build()).map(drop)
+}
+
+/// A read of `io_uring`.
+pub fn read_uring(file: &std::fs::File, buffer: &mut [u8], submission: squeue::Flags) -> io::Result<usize> {
+    let length = buffer.len() as u32;
+    let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), length).build();
+    submit(&read.flags(submission)).map(|n| n as usize)
 }
 
 /// Takes, changes or gives up a lease on an open file.
