@@ -317,6 +317,12 @@ fn without_any_worker_reads_pass_and_writes_do_not() {
         replacement(&gate, worker);
         refused(raw::openat(&lab.path("tree/data"), O_WRONLY));
         is_as_it_was(lab, &gate, &before);
+        if truncations_are_seen(lab) {
+            let log = fs::read_to_string(&log).unwrap();
+            let mut records =
+                log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            assert!(records.any(|record| record["access"] == "truncate" && record["syscall"] == "truncate"));
+        }
         assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }

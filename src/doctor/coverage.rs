@@ -97,6 +97,10 @@ const TABLE: &[Entry] = &[
          the built-in set does for programs and libraries",
     )
     .lacking("pre_access", "it raises no open event, and this kernel or filesystem has no other"),
+    none(
+        "empty or extend a file: truncate through an overlay that was mounted on its directory",
+        "overlayfs resizes the file below it without asking; opens through it are refused",
+    ),
     prevented(
         "shorten a log opened for appending: ftruncate",
         "the same event; applies where a policy permits append and no more",

@@ -118,7 +118,12 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let call = match self.patient_call_of(proc, tid, fd) {
+        let mut sight = self.call_of(proc, tid, PATIENCE_NS);
+        // Whoever cannot write cannot empty the file either: no need to wait for it.
+        if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
+            sight = self.call_of(proc, tid, LONG_PATIENCE_NS);
+        }
+        let call = match sight {
             Sight::Call(call) => call,
             Sight::Restless => return unseen(proc, tid, fd, -1),
             Sight::Hidden => return by_lease(fd, -1),
@@ -146,15 +151,6 @@ impl Looker {
             Asked::Indirect(_) | Asked::Untold => return None,
         };
         is_within_its_call(proc, tid).then_some(told)
-    }
-
-    /// The call that `tid` is blocked in; an opener that could change the file is waited for longer.
-    pub(super) fn patient_call_of(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Sight {
-        match self.call_of(proc, tid, PATIENCE_NS) {
-            // Whoever cannot write cannot empty the file either: no need to wait for it.
-            Sight::Restless if !cannot_write(proc, tid, fd) => self.call_of(proc, tid, LONG_PATIENCE_NS),
-            sight => sight,
-        }
     }
 
     /// The call that `tid` is blocked in, once it sleeps.

@@ -126,7 +126,7 @@ impl Responder {
         let (tid, fd) = (pending.tid(), pending.fd());
         let look = match pending.request() {
             Request::Open => self.looker.look(&self.proc, tid, fd),
-            Request::Access { bytes } => match self.looker.look_at_access(&self.proc, tid, fd, bytes) {
+            Request::Access { bytes } => match self.looker.look_at_access(&self.proc, tid, Some(fd), bytes) {
                 Some(look) => look,
                 None => return pending.answer(Answer::Allow),
             },

@@ -9,40 +9,8 @@ use std::os::fd::BorrowedFd;
 
 use super::look::{LOOKS_AT_STACK, Look, Looker, PATIENCE_NS, STACK_BYTES, Sight, cannot_write};
 use crate::access::Access;
-use crate::classify::{Call, Touch, touch};
+use crate::classify::{Touch, touch};
 use crate::sys::proc::{self, Proc};
-
-impl Looker {
-    /// What of `tid`'s access to `bytes` bytes of the file behind `fd` is to be judged; `None`: nothing.
-    pub fn look_at_access(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>, bytes: u64) -> Option<Look> {
-        if is_too_long(bytes) {
-            return None;
-        }
-        match self.patient_call_of(proc, tid, fd) {
-            Sight::Call(call) => judged(&call, proc, tid),
-            // Only who may write the file may truncate it.
-            Sight::Restless | Sight::Hidden if cannot_write(proc, tid, fd) => None,
-            Sight::Restless | Sight::Hidden => Some(UNTOLD),
-        }
-    }
-
-    /// The same by registers alone, for events whose descriptor is gone.
-    pub fn look_at_access_of(&mut self, proc: &Proc, tid: i32, bytes: u64) -> Option<Look> {
-        if is_too_long(bytes) {
-            return None;
-        }
-        match self.call_of(proc, tid, PATIENCE_NS) {
-            Sight::Call(call) => judged(&call, proc, tid),
-            Sight::Restless | Sight::Hidden => Some(UNTOLD),
-        }
-    }
-}
-
-/// A truncation or a resize has no length of its own: the kernel rounds the empty range at the new end of the file
-/// outwards to whole pages (`fsnotify_pre_content` in include/linux/fsnotify.h). Longer ranges need no look.
-fn is_too_long(bytes: u64) -> bool {
-    bytes > proc::page_bytes()
-}
 
 /// It may be a truncation, and nothing shows that it is not.
 const UNTOLD: Look = Look {
@@ -54,30 +22,62 @@ const UNTOLD: Look = Look {
     is_descriptor: false,
 };
 
-/// The thread may be on its way out of a truncation and run `io_uring`'s work under the same registers: that read
-/// is judged as the truncation it is not. It was refused before, so nothing is lost.
-fn judged(call: &Call, proc: &Proc, tid: i32) -> Option<Look> {
-    let is_descriptor = match touch(call) {
-        Touch::Truncates => false,
-        Touch::Resizes => true,
-        Touch::Untold if resizes(proc, tid) => true,
-        Touch::Untold | Touch::Uses => return None,
-    };
-    Some(Look { access: Access::Truncate, syscall: call.number, is_descriptor, ..UNTOLD })
+impl Looker {
+    /// What of `tid`'s access to `bytes` bytes of a file is to be judged; `None`: nothing. `file` is none for events
+    /// whose descriptor is gone.
+    ///
+    /// A thread on its way out of a truncation may run `io_uring`'s work under the same registers: that read is judged
+    /// as the truncation it is not.
+    pub fn look_at_access(
+        &mut self,
+        proc: &Proc,
+        tid: i32,
+        file: Option<BorrowedFd<'_>>,
+        bytes: u64,
+    ) -> Option<Look> {
+        // A truncation or a resize has no length of its own: the kernel rounds the empty range at the new end of the
+        // file outwards to whole pages (`fsnotify_pre_content` in include/linux/fsnotify.h).
+        if bytes > proc::page_bytes() {
+            return None;
+        }
+        let (touch, syscall) = match self.call_of(proc, tid, PATIENCE_NS) {
+            Sight::Call(call) => match touch(&call) {
+                Touch::Untold => (touch_by_stack(proc, tid).unwrap_or(Touch::Resizes), call.number),
+                touch => (touch, call.number),
+            },
+            Sight::Restless | Sight::Hidden => (touch_by_stack(proc, tid).unwrap_or(Touch::Untold), -1),
+        };
+        let truncation = Look { access: Access::Truncate, syscall, ..UNTOLD };
+        match touch {
+            Touch::Uses => None,
+            Touch::Truncates => Some(truncation),
+            Touch::Resizes => Some(Look { is_descriptor: true, ..truncation }),
+            // Only who may write the file may truncate it.
+            Touch::Untold => file.is_none_or(|file| !cannot_write(proc, tid, file)).then_some(UNTOLD),
+        }
+    }
 }
 
-/// Whether a worker of `io_uring` is in an ftruncate, by its kernel stack; also when the stack never shows the event
-/// that it waits in.
-fn resizes(proc: &Proc, tid: i32) -> bool {
-    let Ok(task) = proc.task(tid) else { return true };
+/// What the kernel stack of `tid` (`/proc/<tid>/stack`) shows beside the event that it waits in; `None` when it never
+/// shows that. It tells of `io_uring`'s workers, whose registers are not theirs, and of a thread that was woken and
+/// gets no CPU to go to sleep again, whose registers are not to be had.
+fn touch_by_stack(proc: &Proc, tid: i32) -> Option<Touch> {
+    let task = proc.task(tid).ok()?;
     let mut stack = [0u8; STACK_BYTES];
     for _ in 0..LOOKS_AT_STACK {
-        let n = task.read_small(c"stack", &mut stack).unwrap_or(0);
+        let n = task.read_small(c"stack", &mut stack).ok()?;
         let shows = |name: &[u8]| stack[..n].windows(name.len()).any(|part| part == name);
         if shows(b"fsnotify") {
-            return shows(b"ftruncate");
+            let (resizes, truncates) = (shows(b"ftruncate"), shows(b"truncate"));
+            return Some(if resizes {
+                Touch::Resizes
+            } else if truncates {
+                Touch::Truncates
+            } else {
+                Touch::Uses
+            });
         }
         std::thread::yield_now();
     }
-    true
+    None
 }

@@ -76,7 +76,7 @@ impl SafeMode {
                 (look.is_some_and(|look| look.only_reads()), look)
             }
             Request::Access { bytes } => {
-                let look = self.looker.look_at_access_of(&self.proc, tid, bytes);
+                let look = self.looker.look_at_access(&self.proc, tid, None, bytes);
                 (look.is_none(), look)
             }
         };
@@ -170,7 +170,7 @@ impl SafeMode {
         let (tid, fd) = (pending.tid(), pending.fd());
         match pending.request() {
             Request::Open => Some(self.looker.look_from_outside(&self.proc, tid, fd)),
-            Request::Access { bytes } => self.looker.look_at_access(&self.proc, tid, fd, bytes),
+            Request::Access { bytes } => self.looker.look_at_access(&self.proc, tid, Some(fd), bytes),
         }
     }
 

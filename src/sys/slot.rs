@@ -197,3 +197,44 @@ impl Slot {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel writes it.
+    fn store(event: &RawEvent, length: usize, mask: u64, fd: i32, tid: i32) {
+        event.mask.store(mask, Ordering::Relaxed);
+        event.fd.store(fd, Ordering::Relaxed);
+        event.tid.store(tid, Ordering::Relaxed);
+        event.length.store(length as u32, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn two_opens_are_two_events_and_a_range_is_none() {
+        let slot = Slot::default();
+        assert_eq!(slot.unanswered().count(), 0);
+        store(&slot.events[0], EVENT_BYTES, libc::FAN_OPEN_PERM, 7, 100);
+        store(&slot.events[1], EVENT_BYTES, libc::FAN_OPEN_PERM, 8, 101);
+        let opens = [7, 8].map(|number| Unanswered {
+            number,
+            tid: number + 93,
+            request: Request::Open,
+            place: number as usize - 7,
+        });
+        assert_eq!(slot.unanswered().collect::<Vec<_>>(), opens);
+        slot.clear(0);
+        assert!(slot.holds_second());
+        assert_eq!(slot.unanswered().collect::<Vec<_>>(), opens[1..]);
+        slot.clear(1);
+        // Type 6 (FAN_EVENT_INFO_TYPE_RANGE), 24 bytes, from 4096 on, 5 GiB.
+        store(&slot.events[0], EVENT_WITH_RANGE_BYTES, FAN_PRE_ACCESS, 7, 100);
+        store(&slot.events[1], 24 << 16 | 6, 4096, 0x4000_0000, 1);
+        let request = Request::Access { bytes: 5 << 30 };
+        let access = Unanswered { number: 7, tid: 100, request, place: 0 };
+        assert_eq!(slot.unanswered().collect::<Vec<_>>(), [access]);
+        slot.clear(0);
+        assert_eq!(slot.unanswered().count(), 0);
+        assert!(!slot.holds_second());
+    }
+}
