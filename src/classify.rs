@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 use crate::access::Access;
+#[cfg(target_arch = "x86_64")]
+use crate::touch;
 
 /// A system call as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,20 +125,11 @@ mod i386 {
     pub const EXECVEAT: i32 = 358;
 }
 
-/// Truncations in the tables of 32-bit programs: the same numbers on x86, Arm, PowerPC and s390, and none of them
-/// touches the content of a file in a 64-bit table.
-mod compat {
-    pub const TRUNCATE: i32 = 92;
-    pub const FTRUNCATE: i32 = 93;
-    pub const TRUNCATE64: i32 = 193;
-    pub const FTRUNCATE64: i32 = 194;
-}
-
 /// Calls of the x32 table that open files have the numbers of the 64-bit table, with this bit.
 #[cfg(target_arch = "x86_64")]
-const X32_BIT: i32 = 0x4000_0000;
+pub const X32_BIT: i32 = 0x4000_0000;
 #[cfg(not(target_arch = "x86_64"))]
-const X32_BIT: i32 = 0;
+pub const X32_BIT: i32 = 0;
 
 const CREAT_FLAGS: u64 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC) as u64;
 
@@ -174,55 +167,14 @@ fn asked_i386(_call: &Call) -> Asked {
     Asked::Untold
 }
 
-/// What a call does to a file of which nothing but an access is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Touch {
-    /// It truncates a file by its path: no open of it was ever judged.
-    Truncates,
-    /// It resizes a file through a descriptor, whose open was judged.
-    Resizes,
-    /// Anything else that takes a descriptor, or an exec: read, written or mapped.
-    Uses,
-    /// Registers do not tell; a worker of `io_uring`, which may resize through a descriptor (`IORING_OP_FTRUNCATE` is
-    /// always left to a worker) and cannot truncate by path.
-    Untold,
-}
-
-/// What `call` does to the file that it accesses.
-pub fn touch(call: &Call) -> Touch {
-    if call.pc == 0 { Touch::Untold } else { touch_of(call.number) }
-}
-
-/// [`touch`] by the number alone.
-pub fn touch_of(number: i32) -> Touch {
-    match libc::c_long::from(number & !X32_BIT) {
-        libc::SYS_truncate => return Touch::Truncates,
-        libc::SYS_ftruncate => return Touch::Resizes,
-        _ => {}
-    }
-    match number {
-        compat::TRUNCATE | compat::TRUNCATE64 => Touch::Truncates,
-        compat::FTRUNCATE | compat::FTRUNCATE64 => Touch::Resizes,
-        _ => Touch::Uses,
-    }
-}
-
 /// Whether `number` was shown by a call of the i386 table.
 pub fn is_i386(number: i32) -> bool {
     #[cfg(target_arch = "x86_64")]
-    return matches!(
-        number,
-        i386::OPEN
-            | i386::CREAT
-            | i386::EXECVE
-            | i386::OPENAT
-            | i386::OPEN_BY_HANDLE_AT
-            | i386::EXECVEAT
-            | compat::TRUNCATE
-            | compat::FTRUNCATE
-            | compat::TRUNCATE64
-            | compat::FTRUNCATE64
-    );
+    return touch::is_compat(number)
+        || matches!(
+            number,
+            i386::OPEN | i386::CREAT | i386::EXECVE | i386::OPENAT | i386::OPEN_BY_HANDLE_AT | i386::EXECVEAT
+        );
     #[cfg(not(target_arch = "x86_64"))]
     return {
         let _ = number;
@@ -299,19 +251,6 @@ mod tests {
         assert_eq!(call(5, [0, 0x201, 0, 0]), Asked::Flags(0x201));
         assert_eq!(call(426, [0; 4]), Asked::Untold);
         assert_eq!(call(-1, [0; 4]), Asked::Untold);
-    }
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn truncations_of_each_table() {
-        let of = |number, pc| touch(&Call { number, args: [0; 4], pc });
-        for number in [76, 92, 193, 0x4000_004c] {
-            assert_eq!(of(number, 0x7f12), Touch::Truncates, "{number}");
-            assert_eq!(of(number, 0), Touch::Untold, "a copy of the registers, {number}");
-        }
-        assert!([77, 93, 194].iter().all(|&number| of(number, 0x7f12) == Touch::Resizes));
-        // read, write, mmap, execve, io_uring_enter
-        assert!([0, 1, 9, 59, 426, -1].iter().all(|&number| of(number, 0x7f12) == Touch::Uses));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::os::fd::BorrowedFd;
 
 use super::look::{LOOKS_AT_STACK, Look, Looker, PATIENCE_NS, STACK_BYTES, Sight, cannot_write};
 use crate::access::Access;
-use crate::classify::{Touch, touch};
 use crate::sys::proc::{self, Proc};
+use crate::touch::{Touch, touch};
 
 /// It may be a truncation, and nothing shows that it is not.
 const UNTOLD: Look = Look {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::access::Access;
 use crate::audit::record::{Kind, Object, ObjectKind, Record, Subject, What};
-use crate::classify::{self, Touch};
+use crate::classify;
 use crate::gate::{Rollback, Shared};
 use crate::marks::Places;
 use crate::policy::snapshot::{Snapshot, WriterMask};
@@ -18,6 +18,7 @@ use crate::sys::file::{self, Stat};
 use crate::sys::path::FixedPath;
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::Leftover;
+use crate::touch::{Touch, touch_of};
 use crate::verdict::{Change, Reason, decide};
 
 /// The opener was refused within this time after it had made the file, nanoseconds: the verdict of a dead worker's
@@ -78,7 +79,7 @@ impl Aftermath<'_> {
         let access = match flags {
             _ if rolled_back.is_some() => Access::Create,
             Some(flags) => classify::access_of_flags(flags),
-            None if classify::touch_of(syscall) != Touch::Uses => Access::Truncate,
+            None if touch_of(syscall) != Touch::Uses => Access::Truncate,
             None => Access::Unknown,
         };
         record.kind = Kind::Deny;
