@@ -179,8 +179,10 @@ impl Lab {
         let trusted = tools.join("opener");
         fs::copy(std::env::current_exe().expect("own path"), &trusted).expect("a copy of this program");
         let shown = root.display();
+        // As the built-in set says of programs: what is measured are opens and what follows from them.
         let policy = format!(
-            "[[policy]]\nname = \"gate\"\naction = \"block\"\npaths = [\"{shown}/gate/\"]\nmodification = \"never\"\n\n\
+            "[[policy]]\nname = \"gate\"\naction = \"block\"\npaths = [\"{shown}/gate/\"]\nmodification = \"never\"\n\
+             truncate = \"restore\"\n\n\
              [[policy]]\nname = \"writers\"\naction = \"block\"\npaths = [\"{shown}/writers/\", \"{shown}/tools/\"]\n\
              modification = \"never\"\nwriters = [\"opener\"]\n\n\
              [[writer]]\nname = \"opener\"\nexe = [\"{}\"]\n",

@@ -9,6 +9,7 @@ use crate::sys::clock;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
+use crate::verdict::Change;
 
 /// Looks at once while the opener is on its way to sleep on another CPU; that takes it less than a microsecond.
 /// More looks only keep an opener that waits for this CPU from getting there: with eight openers on two CPUs, 30 of
@@ -18,16 +19,16 @@ const LOOKS_AT_ONCE: u32 = 2;
 const LOOKS_YIELDING: u32 = 200;
 /// All looks after the first ones together, nanoseconds: enough but for a host with many more runnable threads than
 /// CPUs. A time and not a number of looks: there each yield and each sleep of ours costs milliseconds too.
-const PATIENCE_NS: u64 = 20_000_000;
+pub(super) const PATIENCE_NS: u64 = 20_000_000;
 /// For an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to wait,
 /// and to let it pass unseen would let it empty the file. Below the 0.9 s after which a worker is replaced.
 const LONG_PATIENCE_NS: u64 = 450_000_000;
 const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
-const LOOKS_AT_STACK: u32 = 50;
+pub(super) const LOOKS_AT_STACK: u32 = 50;
 /// A kernel stack as text; those of openers have some fifteen frames of 40 bytes.
-const STACK_BYTES: usize = 4096;
+pub(super) const STACK_BYTES: usize = 4096;
 /// `/proc/<pid>/status` up to the capabilities, with hundreds of groups.
 const STATUS_BYTES: usize = 4096;
 
@@ -44,6 +45,8 @@ pub struct Look {
     pub flags: Option<u64>,
     /// The system call's number; -1 not known.
     pub syscall: i32,
+    /// Not an open: a descriptor is used that an open was judged for.
+    pub is_descriptor: bool,
 }
 
 impl Look {
@@ -52,13 +55,18 @@ impl Look {
         matches!(self.access, Access::Read | Access::Exec) && !self.may_create
     }
 
+    /// The change that the verdict is about.
+    pub const fn change(&self, access: Access) -> Change {
+        if self.is_descriptor { Change::Resize } else { Change::Access(access) }
+    }
+
     /// Registers do not tell.
     const fn untold(access: Access, syscall: i32) -> Self {
-        Self { access, may_create: true, must_create: false, flags: None, syscall }
+        Self { access, may_create: true, must_create: false, flags: None, syscall, is_descriptor: false }
     }
 
     const fn of_exec(syscall: i32) -> Self {
-        Self { access: Access::Exec, may_create: false, must_create: false, flags: None, syscall }
+        Self { access: Access::Exec, may_create: false, ..Self::untold(Access::Exec, syscall) }
     }
 
     fn of_flags(flags: u64, syscall: i32) -> Self {
@@ -67,14 +75,14 @@ impl Look {
             may_create: classify::may_create(flags) || classify::is_temporary(flags),
             must_create: classify::must_create(flags),
             flags: Some(flags),
-            syscall,
+            ..Self::untold(Access::Unknown, syscall)
         }
     }
 }
 
 /// What a look at a thread's registers found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sight {
+pub(super) enum Sight {
     /// It is blocked in this call.
     Call(Call),
     /// It has not come to rest.
@@ -146,7 +154,7 @@ impl Looker {
     }
 
     /// The call that `tid` is blocked in, once it sleeps.
-    fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
+    pub(super) fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
         let mut line = [0; SYSCALL_LINE_BYTES];
         let mut until_ns = None;
         for attempt in 0.. {
@@ -239,7 +247,7 @@ fn is_within_its_call(proc: &Proc, tid: i32) -> bool {
 }
 
 /// Whether mode and owner of the file keep the opener from writing, and so from opening with `O_TRUNC`.
-fn cannot_write(proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+pub(super) fn cannot_write(proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
     let mut text = [0u8; STATUS_BYTES];
     let Ok(n) = proc.task(tid).and_then(|task| task.read_small(c"status", &mut text)) else { return false };
     let Ok(stat) = file::stat_fd(fd) else { return false };

@@ -11,6 +11,7 @@ mod object;
 mod pending;
 mod responder;
 mod rollback;
+mod truncation;
 
 pub use creation::Creations;
 pub use in_force::{InForce, InForceCell};

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::sys::fanotify::{Answer, Group};
-use crate::sys::shared::{Arrival, Slot};
+use crate::sys::slot::{Arrival, Request, Slot};
 
 /// Owns the event's descriptor from read to close. It cannot be answered twice, and dropped unanswered it is
 /// denied: whatever goes wrong, no opener hangs and none slips through.
@@ -14,12 +14,21 @@ pub struct Pending<'a> {
     /// `None` once answered.
     fd: Option<OwnedFd>,
     tid: i32,
+    request: Request,
+    /// Where in the slot it stands.
+    place: usize,
 }
 
 impl<'a> Pending<'a> {
     /// Takes over what the kernel delivered into `slot`.
     pub fn new(group: &'a Group, slot: &'a Slot, arrival: Arrival) -> Self {
-        Self { group, slot, fd: Some(arrival.fd), tid: arrival.tid }
+        let Arrival { fd, tid, request, place } = arrival;
+        Self { group, slot, fd: Some(fd), tid, request, place }
+    }
+
+    /// What is asked.
+    pub const fn request(&self) -> Request {
+        self.request
     }
 
     /// The opener's thread.
@@ -46,7 +55,7 @@ impl<'a> Pending<'a> {
         let Some(fd) = self.fd.take() else { return };
         // ENOENT: the opener was killed and its event is gone. There is nothing to do about any error.
         let _ = self.group.respond(fd.as_raw_fd(), answer);
-        self.slot.clear();
+        self.slot.clear(self.place);
         let counter = match answer {
             Answer::Allow => &self.slot.allowed,
             Answer::Deny => &self.slot.denied,

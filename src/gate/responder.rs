@@ -21,7 +21,8 @@ use crate::sys::clock;
 use crate::sys::fanotify::{Answer, Group};
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
-use crate::sys::shared::{Creation, Delivery, SharedPage, Slot};
+use crate::sys::shared::{Creation, SharedPage};
+use crate::sys::slot::{Delivery, Request, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
@@ -126,7 +127,14 @@ impl Responder {
             return pending.answer(Answer::Allow);
         }
         self.shared.in_force.refresh(&mut self.in_force);
-        let look = self.looker.look(&self.proc, pending.tid(), pending.fd());
+        let (tid, fd) = (pending.tid(), pending.fd());
+        let look = match pending.request() {
+            Request::Open => self.looker.look(&self.proc, tid, fd),
+            Request::Access { bytes } => match self.looker.look_at_access(&self.proc, tid, Some(fd), bytes) {
+                Some(look) => look,
+                None => return pending.answer(Answer::Allow),
+            },
+        };
         if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
             return pending.answer(Answer::Allow);
         }
@@ -158,9 +166,10 @@ impl Responder {
             let table = &self.shared.table;
             found = self.resolver.resolve_creation(&self.in_force.1, table, pending.fd(), &stat, made);
         }
-        let mut verdict = self.decide(found, access, pending.tid());
+        let change = look.change(access);
+        let mut verdict = self.decide(found, change, pending.tid());
         if stat.links > 1 && verdict.outcome != Outcome::Deny {
-            verdict = self.strictest_of_names(&stat, access, pending.tid(), verdict);
+            verdict = self.strictest_of_names(&stat, change, pending.tid(), verdict);
         }
         if verdict.outcome == Outcome::Allow {
             if created && verdict.reason == Reason::TrustedWriter {
@@ -193,7 +202,7 @@ impl Responder {
         self.shared.creations.prove(group, pending.tid(), pending.fd())
     }
 
-    fn decide(&mut self, found: Found, access: Access, tid: i32) -> Verdict {
+    fn decide(&mut self, found: Found, change: Change, tid: i32) -> Verdict {
         let snapshot = &self.in_force.1.snapshot;
         let (rule, unresolved) = match found {
             Found::NotProtected => {
@@ -202,7 +211,6 @@ impl Responder {
             Found::Protected(RuleId(id)) => (&snapshot.rules[id as usize], false),
             Found::Unresolved => (&snapshot.everything, true),
         };
-        let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
         let trusted = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
         if trusted != WriterMask::NONE {
@@ -216,7 +224,7 @@ impl Responder {
     }
 
     /// A file with several names is opened by all of them at once: the strictest verdict counts.
-    fn strictest_of_names(&mut self, stat: &Stat, access: Access, tid: i32, by_this: Verdict) -> Verdict {
+    fn strictest_of_names(&mut self, stat: &Stat, change: Change, tid: i32, by_this: Verdict) -> Verdict {
         let mut rules = [None; NAMES_MAX];
         let mut count = 0;
         let trie = &self.in_force.1.snapshot.trie;
@@ -228,7 +236,7 @@ impl Responder {
         });
         let mut strictest = by_this;
         for (index, rule) in rules[..count].iter().flatten().enumerate() {
-            let verdict = self.decide(Found::Protected(*rule), access, tid);
+            let verdict = self.decide(Found::Protected(*rule), change, tid);
             if verdict.outcome > strictest.outcome && self.governed_name(stat, index) {
                 strictest = verdict;
             }

@@ -57,7 +57,7 @@ pub fn change_words() -> impl Iterator<Item = &'static str> {
 pub const fn enforcement_of(change: Change) -> Enforcement {
     match change {
         // A permission event covers it.
-        Change::Access(_) => Enforcement::Prevented,
+        Change::Access(_) | Change::Resize => Enforcement::Prevented,
         // None does, and the watch of this release looks for new directories only.
         Change::Mutation(_) => Enforcement::None,
     }
@@ -76,6 +76,7 @@ pub fn explain(
     let path = object_of(path, change, resolver);
     let access = match change {
         Change::Access(access) => access.as_str(),
+        Change::Resize => Access::Truncate.as_str(),
         Change::Mutation(mutation) => mutation.as_str(),
     };
     let mut explanation = Explanation {
@@ -102,6 +103,13 @@ pub fn explain(
     };
     let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
+    let unseen = change == Change::Access(Access::Truncate)
+        && verdict.outcome != Outcome::Allow
+        && !rule.policies.iter().any(|&index| snapshot.policies[index as usize].policy.sees_truncations());
+    if unseen {
+        // Opens with O_TRUNC are prevented all the same; the answer is for the least that is done.
+        explanation.enforcement = Enforcement::None;
+    }
     Explanation { reason: verdict.reason.as_str().to_owned(), ..explanation }
 }
 
@@ -135,6 +143,7 @@ mod tests {
     fn asked(path: &str, word: &str, exe: Option<&str>) -> Explanation {
         let text = "[[policy]]\nname = 'bin'\npaths = ['/bin/']\nwriters = ['w']\n\
                     [[policy]]\nname = 'log'\naction = 'audit'\nmodification = 'append'\npaths = ['/var/log/']\n\
+                    [[policy]]\nname = 'opt'\ntruncate = 'restore'\npaths = ['/opt/']\n\
                     [[writer]]\nname = 'w'\nexe = ['/bin/dpkg']\n";
         let sources = [SourceFile { name: "p.toml".to_owned(), text: text.to_owned() }];
         let resolver = TestResolver::merged_usr();
@@ -173,6 +182,14 @@ mod tests {
         let truncate = asked("/var/log/syslog", "truncate", None);
         assert_eq!((truncate.verdict, truncate.enforcement), ("audit", Enforcement::Detected));
         assert_eq!(asked("/var/log/syslog", "append", None).verdict, "allow");
+    }
+
+    #[test]
+    fn a_truncation_that_nobody_asks_about_is_not_prevented() {
+        let refused = asked("/bin/ls", "truncate", None);
+        assert_eq!((refused.verdict, refused.enforcement), ("deny", Enforcement::Prevented));
+        let restored = asked("/opt/x", "truncate", None);
+        assert_eq!((restored.verdict, restored.enforcement), ("deny", Enforcement::None));
     }
 
     #[test]

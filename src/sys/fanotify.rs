@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Linux 6.13: an event whose file could not be opened carries `-errno` instead of failing the read.
-const FAN_REPORT_FD_ERROR: u32 = 0x2000;
+pub const FAN_REPORT_FD_ERROR: u32 = 0x2000;
+/// Linux 6.14, some filesystems only: an open file is read, written, mapped or resized, or one is truncated by path.
+pub const FAN_PRE_ACCESS: u64 = 0x0010_0000;
 
 /// The layout version this code was written for (`struct fanotify_event_metadata`).
 pub const METADATA_VERSION: u8 = 3;
@@ -22,6 +24,10 @@ impl Mask {
     pub const OPEN_PERM_CHILDREN: Self = Self(libc::FAN_OPEN_PERM | libc::FAN_EVENT_ON_CHILD);
     /// Opens of one file, for a permission group.
     pub const OPEN_PERM: Self = Self(libc::FAN_OPEN_PERM);
+    /// Accesses to the children of a directory, truncations by path among them.
+    pub const PRE_ACCESS_CHILDREN: Self = Self(FAN_PRE_ACCESS | libc::FAN_EVENT_ON_CHILD);
+    /// Accesses to one file.
+    pub const PRE_ACCESS: Self = Self(FAN_PRE_ACCESS);
     /// New entries that are not directories.
     pub const CREATE: Self = Self(libc::FAN_CREATE);
     /// Entries that come and go, directories included: of a directory above a protected tree.
@@ -53,7 +59,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group of class CONTENT: permission events with the opener's thread id and an event descriptor.
+    /// A group of class `PRE_CONTENT`: permission events with the opener's thread id and an event descriptor. The class
+    /// is as old as CONTENT; what it adds since 6.14 is the right to `FAN_PRE_ACCESS`, and it costs nothing by itself.
     ///
     /// `O_NONBLOCK` on event descriptors: the kernel opens the file inside read(2), and without it another
     /// user's write lease would stall that read, and with it every opener, for up to 45 s.
@@ -61,7 +68,7 @@ impl Group {
     /// # Errors
     /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` or `ENOSYS` where the kernel lacks permission events.
     pub fn permission() -> io::Result<Self> {
-        let flags = libc::FAN_CLASS_CONTENT
+        let flags = libc::FAN_CLASS_PRE_CONTENT
             | libc::FAN_CLOEXEC
             | libc::FAN_UNLIMITED_QUEUE
             | libc::FAN_UNLIMITED_MARKS

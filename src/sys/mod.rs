@@ -17,5 +17,6 @@ pub mod path;
 pub mod proc;
 pub mod process;
 pub mod shared;
+pub mod slot;
 pub mod thread;
 pub mod xattr;

@@ -432,6 +432,12 @@ impl RegisterCache {
     }
 }
 
+/// The size of a page of memory.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf(3) takes an integer.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// `/proc/<pid>/pagemap`: the bit that says that a page is in memory (Documentation/admin-guide/mm/pagemap.rst).
 const PAGE_PRESENT: u64 = 1 << 63;
 
@@ -445,8 +451,7 @@ const PAGE_PRESENT: u64 = 1 << 63;
 pub fn read_resident_word(proc: &Proc, tid: i32, address: u64) -> io::Result<u64> {
     const WORD: usize = size_of::<u64>();
     let away = || io::Error::from_raw_os_error(libc::EFAULT);
-    // SAFETY: sysconf(3) takes an integer.
-    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let page = page_bytes();
     if address % page > page - WORD as u64 {
         return Err(away());
     }
