@@ -423,7 +423,9 @@ impl Keeper {
             if self.is_quiet() {
                 self.look_around();
             }
-            self.note_state();
+            if self.patrolled.as_os_str().is_empty() {
+                self.note_state();
+            }
         }
         self.save();
         if learned {
