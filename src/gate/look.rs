@@ -83,6 +83,17 @@ enum Sight {
     Hidden,
 }
 
+/// What one look sees, without waiting for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Glance {
+    /// Certainly a read or an exec, and no creation.
+    Reads(Look),
+    /// The opener has not come to rest.
+    Restless,
+    /// Anything else: [`Looker::look`] tells.
+    Unclear,
+}
+
 /// Looks through /proc, keeping descriptors of the threads it has seen.
 #[derive(Debug, Default)]
 pub struct Looker {
@@ -90,6 +101,24 @@ pub struct Looker {
 }
 
 impl Looker {
+    /// Whether the opener `tid` of the file behind `fd` plainly reads.
+    pub fn glance(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Glance {
+        let told = match self.sight_of(proc, tid) {
+            Sight::Call(call) => match classify::asked(&call) {
+                Asked::Flags(flags) => Look::of_flags(flags, call.number),
+                Asked::Exec => Look::of_exec(call.number),
+                Asked::Indirect(_) | Asked::Untold => return Glance::Unclear,
+            },
+            Sight::Restless => return Glance::Restless,
+            Sight::Hidden => return Glance::Unclear,
+        };
+        if told.only_reads() && lease::probe(fd) == Probe::NoWriter {
+            Glance::Reads(told)
+        } else {
+            Glance::Unclear
+        }
+    }
+
     /// What the opener `tid` of the file behind `fd` asks for.
     ///
     /// Registers first: they tell reads from writes even while somebody else has the file open for writing.
@@ -145,27 +174,37 @@ impl Looker {
         is_within_its_call(proc, tid).then_some(told)
     }
 
+    /// What `tid` is in now.
+    fn sight_of(&mut self, proc: &Proc, tid: i32) -> Sight {
+        let mut line = [0; SYSCALL_LINE_BYTES];
+        let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
+        match classify::parse_line(&line[..n]) {
+            Line::In(call) => Sight::Call(call),
+            Line::Garbled => Sight::Hidden,
+            Line::Running => Sight::Restless,
+        }
+    }
+
     /// The call that `tid` is blocked in, once it sleeps.
     fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
-        let mut line = [0; SYSCALL_LINE_BYTES];
         let mut until_ns = None;
-        for attempt in 0.. {
-            let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
-            match classify::parse_line(&line[..n]) {
-                Line::In(call) => return Sight::Call(call),
-                Line::Garbled => return Sight::Hidden,
-                Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
-                Line::Running => {
-                    let now_ns = clock::monotonic_ns();
-                    if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
-                        return Sight::Restless;
-                    }
-                    if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
-                        std::thread::yield_now();
-                    } else {
-                        std::thread::sleep(SLEEP_BETWEEN);
-                    }
-                }
+        for attempt in 0u32.. {
+            let sight = self.sight_of(proc, tid);
+            if sight != Sight::Restless {
+                return sight;
+            }
+            if attempt < LOOKS_AT_ONCE {
+                std::hint::spin_loop();
+                continue;
+            }
+            let now_ns = clock::monotonic_ns();
+            if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
+                break;
+            }
+            if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(SLEEP_BETWEEN);
             }
         }
         Sight::Restless

@@ -14,7 +14,7 @@ mod rollback;
 
 pub use creation::Creations;
 pub use in_force::{InForce, InForceCell};
-pub use look::{Look, Looker};
+pub use look::{Glance, Look, Looker};
 pub use pending::Pending;
 pub use responder::{Responder, Shared};
 pub use rollback::Rollback;

@@ -14,12 +14,14 @@ pub struct Pending<'a> {
     /// `None` once answered.
     fd: Option<OwnedFd>,
     tid: i32,
+    /// Where it stands on record.
+    place: usize,
 }
 
 impl<'a> Pending<'a> {
     /// Takes over what the kernel delivered into `slot`.
     pub fn new(group: &'a Group, slot: &'a Slot, arrival: Arrival) -> Self {
-        Self { group, slot, fd: Some(arrival.fd), tid: arrival.tid }
+        Self { group, slot, fd: Some(arrival.fd), tid: arrival.tid, place: arrival.place }
     }
 
     /// The opener's thread.
@@ -46,7 +48,7 @@ impl<'a> Pending<'a> {
         let Some(fd) = self.fd.take() else { return };
         // ENOENT: the opener was killed and its event is gone. There is nothing to do about any error.
         let _ = self.group.respond(fd.as_raw_fd(), answer);
-        self.slot.clear();
+        self.slot.clear(self.place);
         let counter = match answer {
             Answer::Allow => &self.slot.allowed,
             Answer::Deny => &self.slot.denied,

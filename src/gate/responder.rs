@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::creation::Creations;
 use super::in_force::{InForce, InForceCell};
-use super::look::{Look, Looker};
+use super::look::{Glance, Look, Looker};
 use super::object::{self, Found, Resolver};
 use super::pending::Pending;
 use super::rollback::Rollback;
@@ -19,7 +19,7 @@ use crate::sys::clock;
 use crate::sys::fanotify::{Answer, Group};
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
-use crate::sys::shared::{Creation, Delivery, SharedPage, Slot};
+use crate::sys::shared::{Creation, Deliveries, Delivery, EVENTS_MAX, SharedPage, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
@@ -91,7 +91,7 @@ impl Responder {
         }
     }
 
-    /// Waits for one event and answers it.
+    /// Waits for events and answers those that are there.
     ///
     /// # Errors
     /// The group is unusable. Every other failure to read is one lost event, which the kernel has denied.
@@ -103,10 +103,8 @@ impl Responder {
     }
 
     fn answer_next_of(&mut self, group: &Group) -> io::Result<()> {
-        match self.slot.receive(group) {
-            Ok(Delivery::Event(arrival)) => self.handle(Pending::new(group, self.slot, arrival)),
-            Ok(Delivery::Refused { tid, errno }) => self.kernel_refused(tid, errno),
-            Ok(Delivery::Nothing) => {}
+        match self.slot.receive(group, group.events_at_once(EVENTS_MAX)) {
+            Ok(deliveries) => self.handle(group, deliveries),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 Some(libc::EBADF | libc::EINVAL | libc::EFAULT) | None => return Err(error),
@@ -116,17 +114,55 @@ impl Responder {
         Ok(())
     }
 
-    fn handle(&mut self, pending: Pending<'_>) {
+    /// Looks at all before it answers the first, because every answer wakes all who wait, and who is awake shows no
+    /// registers. Plain reads are answered first, in a row; whatever takes longer holds none of them up.
+    fn handle(&mut self, group: &Group, deliveries: Deliveries<'_>) {
         let started_ns = clock::monotonic_ns();
-        if self.shared.page.is_own_thread(pending.tid()) {
-            return pending.answer(Answer::Allow);
-        }
         self.shared.in_force.refresh(&mut self.in_force);
-        let look = self.looker.look(&self.proc, pending.tid(), pending.fd());
-        if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
-            return pending.answer(Answer::Allow);
+        let mut waiting: [Option<Pending<'_>>; EVENTS_MAX] = Default::default();
+        let mut glances = [Glance::Restless; EVENTS_MAX];
+        for (place, delivery) in deliveries.enumerate() {
+            match delivery {
+                Delivery::Event(arrival) => {
+                    waiting[place] = Some(Pending::new(group, self.slot, arrival));
+                }
+                Delivery::Refused { tid, errno } => self.kernel_refused(tid, errno),
+                Delivery::Nothing => {}
+            }
         }
-        self.judge(pending, look, started_ns);
+        for (event, glance) in waiting.iter_mut().zip(&mut glances) {
+            let Some(pending) = event else { continue };
+            if self.shared.page.is_own_thread(pending.tid()) {
+                if let Some(own) = event.take() {
+                    own.answer(Answer::Allow);
+                }
+                continue;
+            }
+            *glance = self.looker.glance(&self.proc, pending.tid(), pending.fd());
+        }
+        let everybody_reads = self.in_force.1.snapshot.everybody_reads;
+        for (event, glance) in waiting.iter_mut().zip(&glances) {
+            if matches!(glance, Glance::Reads(_))
+                && everybody_reads
+                && let Some(pending) = event.take()
+            {
+                pending.answer(Answer::Allow);
+            }
+        }
+        for (event, glance) in waiting.iter_mut().zip(glances) {
+            let Some(pending) = event.take() else { continue };
+            let look = match glance {
+                Glance::Reads(look) => look,
+                Glance::Restless | Glance::Unclear => {
+                    self.looker.look(&self.proc, pending.tid(), pending.fd())
+                }
+            };
+            if look.only_reads() && everybody_reads {
+                pending.answer(Answer::Allow);
+            } else {
+                self.judge(pending, look, started_ns);
+            }
+        }
     }
 
     /// The way of an event that is not simply a read for everybody.

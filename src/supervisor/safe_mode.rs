@@ -4,6 +4,7 @@
 //! milliseconds that a worker takes to start.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -61,38 +62,41 @@ impl SafeMode {
             self.creations.drain(creates);
         }
         for slot in &page.slots {
-            let Some((number, tid)) = slot.unanswered() else { continue };
-            let look = self.looker.look_at_registers(&self.proc, tid);
-            let reads = look.is_some_and(|look| look.only_reads());
-            let answer = if reads { Answer::Allow } else { Answer::Deny };
-            if !reads {
-                self.look_at_subject(tid);
-            }
-            // Before the answer: while it waits, its last creation is the file that it opens.
-            let made = self.creations.last_of(tid);
-            let answered = gate.respond(number, answer).is_ok();
-            slot.clear();
-            if !answered {
-                // It had been answered, or its opener was killed.
-                continue;
-            }
-            if reads {
-                page.supervisor_allowed.fetch_add(1, Relaxed);
-            } else {
-                page.supervisor_denied.fetch_add(1, Relaxed);
-                page.leave(tid, clock::realtime_ns(), |left| {
-                    self.store_subject(left);
-                    left.safe_mode.store(0, Relaxed);
-                    left.syscall.store(look.map_or(-1, |look| look.syscall), Relaxed);
-                    left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
-                    left.dev.store(0, Relaxed);
-                    left.ino.store(0, Relaxed);
-                    left.rolled_back.store(0, Relaxed);
-                    left.made.copy_of(made);
-                    left.path.store(b"");
-                });
+            for (place, number, tid) in slot.unanswered() {
+                self.answer_by_number(gate, page, number, tid);
+                slot.clear(place);
             }
         }
+    }
+
+    fn answer_by_number(&mut self, gate: &Group, page: &SharedPage, number: RawFd, tid: i32) {
+        let look = self.looker.look_at_registers(&self.proc, tid);
+        let reads = look.is_some_and(|look| look.only_reads());
+        if !reads {
+            self.look_at_subject(tid);
+        }
+        // Before the answer: while it waits, its last creation is the file that it opens.
+        let made = self.creations.last_of(tid);
+        if gate.respond(number, if reads { Answer::Allow } else { Answer::Deny }).is_err() {
+            // It had been answered, or its opener was killed.
+            return;
+        }
+        if reads {
+            page.supervisor_allowed.fetch_add(1, Relaxed);
+            return;
+        }
+        page.supervisor_denied.fetch_add(1, Relaxed);
+        page.leave(tid, clock::realtime_ns(), |left| {
+            self.store_subject(left);
+            left.safe_mode.store(0, Relaxed);
+            left.syscall.store(look.map_or(-1, |look| look.syscall), Relaxed);
+            left.flags.store(look.and_then(|look| look.flags).unwrap_or(u64::MAX), Relaxed);
+            left.dev.store(0, Relaxed);
+            left.ino.store(0, Relaxed);
+            left.rolled_back.store(0, Relaxed);
+            left.made.copy_of(made);
+            left.path.store(b"");
+        });
     }
 
     /// Answers what waits in the queue, as long as no worker does.
@@ -128,8 +132,9 @@ impl SafeMode {
 
     fn answer_one(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
         let slot = &page.supervisor_slot;
-        match slot.receive(gate) {
-            Ok(Delivery::Event(arrival)) => {
+        // One: the worker that comes up waits for the end of this.
+        match slot.receive(gate, 1).map(|mut deliveries| deliveries.next()) {
+            Ok(Some(Delivery::Event(arrival))) => {
                 let pending = Pending::new(gate, slot, arrival);
                 let tid = pending.tid();
                 if tid == page.worker_pid.load(Relaxed) || page.is_own_thread(tid) {

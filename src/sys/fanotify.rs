@@ -54,6 +54,8 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
+    /// See [`Group::events_at_once`].
+    reports_errors: bool,
 }
 
 impl Group {
@@ -72,14 +74,12 @@ impl Group {
             | libc::FAN_REPORT_TID;
         let event_flags =
             libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE | libc::O_NONBLOCK | libc::O_NOATIME;
-        Self::init(flags | FAN_REPORT_FD_ERROR, event_flags).or_else(|error| {
+        match Self::init(flags | FAN_REPORT_FD_ERROR, event_flags) {
+            Ok(group) => Ok(Self { reports_errors: true, ..group }),
             // Kernels before 6.13 do not know the flag; there a read fails with the errno instead.
-            if error.raw_os_error() == Some(libc::EINVAL) {
-                Self::init(flags, event_flags)
-            } else {
-                Err(error)
-            }
-        })
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Self::init(flags, event_flags),
+            Err(error) => Err(error),
+        }
     }
 
     /// A group of class NOTIF that reports directory, name and target by file handle, non-blocking.
@@ -108,7 +108,14 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, reports_errors: false })
+    }
+
+    /// Of `most` permission events, how many one read may ask for without losing sight of a refusal: where an event
+    /// whose file cannot be opened fails the read, it does so only when it comes first. Later in the same read the
+    /// kernel refuses its opener and says nothing.
+    pub const fn events_at_once(&self, most: usize) -> usize {
+        if self.reports_errors { most } else { 1 }
     }
 
     /// For poll(2) and for handing on.
@@ -121,7 +128,7 @@ impl Group {
     /// # Errors
     /// `EMFILE`.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self { fd: self.fd.try_clone()?, reports_errors: self.reports_errors })
     }
 
     /// Adds `mask` to the mark of the object at `path`, not following a final symbolic link.

@@ -40,12 +40,16 @@ pub struct RawEvent {
 pub const EVENT_BYTES: usize = size_of::<RawEvent>();
 const _: () = assert!(EVENT_BYTES == size_of::<libc::fanotify_event_metadata>());
 
-/// One responder's part. 128 bytes apart, so that no two responders write to one cache line or to a pair that
+/// The most events that a responder takes at once. Each answer wakes every opener that waits, so those that wait
+/// together are best looked at together, before the first answer, and answered in a row.
+pub const EVENTS_MAX: usize = 8;
+
+/// One responder's part. A multiple of 128 bytes, so that no two responders write to one cache line or to a pair that
 /// is fetched together.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub struct Slot {
-    event: RawEvent,
+    events: [RawEvent; EVENTS_MAX],
     /// Events answered; the supervisor watches that it moves.
     pub answered: AtomicU64,
     /// Events allowed.
@@ -72,66 +76,84 @@ pub enum Delivery {
     Nothing,
 }
 
-/// An event's descriptor with the opener's thread id. Answer it with [`Slot::answer`]; a drop without an answer
-/// closes the descriptor but leaves the event on record, so that the supervisor can still answer it.
+/// An event's descriptor with the opener's thread id. Until it is answered and cleared it stands on record, so that
+/// the supervisor can answer it.
 #[derive(Debug)]
 pub struct Arrival {
     /// Opened by the kernel for reading only.
     pub fd: OwnedFd,
     /// The opener.
     pub tid: i32,
+    /// Where it stands in the slot; see [`Slot::clear`].
+    pub place: usize,
+}
+
+/// The events of one read, each given out once.
+#[derive(Debug)]
+pub struct Deliveries<'a> {
+    slot: &'a Slot,
+    places: std::ops::Range<usize>,
+}
+
+impl Iterator for Deliveries<'_> {
+    type Item = Delivery;
+
+    fn next(&mut self) -> Option<Delivery> {
+        let place = self.places.next()?;
+        let event = &self.slot.events[place];
+        let (fd, tid) = (event.fd.load(Ordering::Relaxed), event.tid.load(Ordering::Relaxed));
+        if fd >= 0 {
+            // SAFETY: the kernel has just installed this descriptor in our table for this event, and each place is
+            // visited once for each read.
+            return Some(Delivery::Event(Arrival { fd: unsafe { OwnedFd::from_raw_fd(fd) }, tid, place }));
+        }
+        // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
+        self.slot.clear(place);
+        Some(if fd == libc::FAN_NOFD { Delivery::Nothing } else { Delivery::Refused { tid, errno: -fd } })
+    }
 }
 
 impl Slot {
-    /// Waits for one event. The kernel writes it into this slot.
+    /// Waits for events, and takes up to `most` of those that are there. The kernel writes them into this slot, whose
+    /// last ones must have been answered.
     ///
     /// # Errors
     /// Those of read(2); see [`Group::read`].
-    pub fn receive(&self, group: &Group) -> io::Result<Delivery> {
-        // SAFETY: the slot lies in a mapping that is never unmapped, RawEvent has the size and layout of one
-        // event, and all its fields are atomics, so a write from the kernel is a write to shared memory.
+    pub fn receive(&self, group: &Group, most: usize) -> io::Result<Deliveries<'_>> {
+        let room = most.min(EVENTS_MAX) * EVENT_BYTES;
+        // SAFETY: the slot lies in a mapping that is never unmapped, RawEvent has the size and layout of one event,
+        // `room` does not exceed the array, and all its fields are atomics, so a write from the kernel is a write to
+        // shared memory.
         let n = unsafe {
-            libc::read(group.as_fd().as_raw_fd(), (&raw const self.event).cast_mut().cast(), EVENT_BYTES)
+            libc::read(group.as_fd().as_raw_fd(), (&raw const self.events).cast_mut().cast(), room)
         };
         if n < 0 {
             return Err(io::Error::last_os_error());
         }
-        if (n as usize) < EVENT_BYTES {
-            return Ok(Delivery::Nothing);
-        }
-        let version = self.event.version_and_sizes.load(Ordering::Relaxed) as u8;
-        let fd = self.event.fd.load(Ordering::Relaxed);
-        let tid = self.event.tid.load(Ordering::Relaxed);
-        if version != METADATA_VERSION {
-            self.clear();
+        let places = 0..n as usize / EVENT_BYTES;
+        let version = |event: &RawEvent| event.version_and_sizes.load(Ordering::Relaxed) as u8;
+        if self.events[places.clone()].iter().any(|event| version(event) != METADATA_VERSION) {
+            places.for_each(|place| self.clear(place));
             return Err(io::Error::new(io::ErrorKind::Unsupported, "unknown layout of fanotify events"));
         }
-        if fd < 0 {
-            // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
-            self.clear();
-            return Ok(if fd == libc::FAN_NOFD {
-                Delivery::Nothing
-            } else {
-                Delivery::Refused { tid, errno: -fd }
-            });
-        }
-        // SAFETY: the kernel has just installed this descriptor in our table for this event.
-        Ok(Delivery::Event(Arrival { fd: unsafe { OwnedFd::from_raw_fd(fd) }, tid }))
+        Ok(Deliveries { slot: self, places })
     }
 
-    /// The event is answered: takes it off the record. Before its descriptor is closed, so that its number
+    /// The event at `place` is answered: takes it off the record. Before its descriptor is closed, so that its number
     /// cannot be given to another event while it still stands here.
-    pub fn clear(&self) {
-        self.event.length.store(0, Ordering::Release);
+    pub fn clear(&self, place: usize) {
+        self.events[place].length.store(0, Ordering::Release);
     }
 
-    /// The unanswered event on record, if any: descriptor number (in the worker that read it) and thread id.
-    pub fn unanswered(&self) -> Option<(RawFd, i32)> {
-        if self.event.length.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let fd = self.event.fd.load(Ordering::Relaxed);
-        (fd >= 0).then(|| (fd, self.event.tid.load(Ordering::Relaxed)))
+    /// The unanswered events on record: place, descriptor number (in the worker that read it) and thread id.
+    pub fn unanswered(&self) -> impl Iterator<Item = (usize, RawFd, i32)> {
+        self.events.iter().enumerate().filter_map(|(place, event)| {
+            if event.length.load(Ordering::Acquire) == 0 {
+                return None;
+            }
+            let fd = event.fd.load(Ordering::Relaxed);
+            (fd >= 0).then(|| (place, fd, event.tid.load(Ordering::Relaxed)))
+        })
     }
 }
 
