@@ -2,27 +2,13 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::patience::Patience;
 use crate::access::Access;
 use crate::classify::{self, Asked, Call, Line};
 use crate::subject::Credentials;
-use crate::sys::clock;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
-
-/// Looks at once while the opener is on its way to sleep on another CPU; that takes it less than a microsecond.
-/// More looks only keep an opener that waits for this CPU from getting there: with eight openers on two CPUs, 30 of
-/// them halved the throughput.
-const LOOKS_AT_ONCE: u32 = 2;
-/// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
-const LOOKS_YIELDING: u32 = 200;
-/// All looks after the first ones together, nanoseconds: enough but for a host with many more runnable threads than
-/// CPUs. A time and not a number of looks: there each yield and each sleep of ours costs milliseconds too.
-const PATIENCE_NS: u64 = 20_000_000;
-/// For an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to wait,
-/// and to let it pass unseen would let it empty the file. Below the 0.9 s after which a worker is replaced.
-const LONG_PATIENCE_NS: u64 = 450_000_000;
-const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
 const LOOKS_AT_STACK: u32 = 50;
@@ -139,10 +125,10 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let mut sight = self.call_of(proc, tid, PATIENCE_NS);
+        let mut sight = self.call_of(proc, tid, Patience::usual());
         // Whoever cannot write cannot empty the file either: no need to wait for it.
         if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
-            sight = self.call_of(proc, tid, LONG_PATIENCE_NS);
+            sight = self.call_of(proc, tid, Patience::long());
         }
         let call = match sight {
             Sight::Call(call) => call,
@@ -165,7 +151,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let Sight::Call(call) = self.call_of(proc, tid, PATIENCE_NS) else { return None };
+        let Sight::Call(call) = self.call_of(proc, tid, Patience::usual()) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -186,28 +172,18 @@ impl Looker {
     }
 
     /// The call that `tid` is blocked in, once it sleeps.
-    fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
-        let mut until_ns = None;
-        for attempt in 0u32.. {
+    fn call_of(&mut self, proc: &Proc, tid: i32, mut patience: Patience) -> Sight {
+        loop {
             let sight = self.sight_of(proc, tid);
-            if sight != Sight::Restless {
+            if sight != Sight::Restless || !patience.wait() {
                 return sight;
             }
-            if attempt < LOOKS_AT_ONCE {
-                std::hint::spin_loop();
-                continue;
-            }
-            let now_ns = clock::monotonic_ns();
-            if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
-                break;
-            }
-            if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(SLEEP_BETWEEN);
-            }
         }
-        Sight::Restless
+    }
+
+    /// To be called when nobody waits: gives up what was put aside while somebody did.
+    pub fn tidy_up(&mut self) {
+        self.registers.close_replaced();
     }
 }
 

@@ -8,6 +8,7 @@ mod in_force;
 mod look;
 mod mounts;
 mod object;
+mod patience;
 mod pending;
 mod responder;
 mod rollback;

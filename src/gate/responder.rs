@@ -7,6 +7,7 @@ use super::creation::Creations;
 use super::in_force::{InForce, InForceCell};
 use super::look::{Glance, Look, Looker};
 use super::object::{self, Found, Resolver};
+use super::patience::Patience;
 use super::pending::Pending;
 use super::rollback::Rollback;
 use crate::access::{Access, Mutation};
@@ -16,16 +17,29 @@ use crate::classify;
 use crate::marks::{Groups, MarkTable};
 use crate::subject::{Verifier, capture};
 use crate::sys::clock;
-use crate::sys::fanotify::{Answer, Group};
+use crate::sys::fanotify::{Answer, EVENTS_MAX, Group};
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
-use crate::sys::shared::{Creation, Deliveries, Delivery, EVENTS_MAX, SharedPage, Slot};
+use crate::sys::shared::{Creation, Deliveries, Delivery, SharedPage, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
 /// Governed names of one file that are looked at. More are a pathology, and every name beyond has the same file
 /// behind it as these.
 const NAMES_MAX: usize = 16;
+
+/// What became of the first looks at an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Its opener has not come to rest.
+    Restless,
+    /// It is to be allowed: of a thread of ours, or a read where everybody reads.
+    Passes,
+    /// It is a read, for the policies to judge.
+    Reads(Look),
+    /// It wants a closer look.
+    Unclear,
+}
 
 /// What all responders of a worker share.
 pub struct Shared {
@@ -115,58 +129,80 @@ impl Responder {
     }
 
     /// Looks at all before it answers the first, because every answer wakes all who wait, and who is awake shows no
-    /// registers. Plain reads are answered first, in a row; whatever takes longer holds none of them up.
+    /// registers. What passes is answered in a row; what takes longer holds none of it up.
     fn handle(&mut self, group: &Group, deliveries: Deliveries<'_>) {
-        let started_ns = clock::monotonic_ns();
+        let read_ns = clock::monotonic_ns();
         self.shared.in_force.refresh(&mut self.in_force);
         let mut waiting: [Option<Pending<'_>>; EVENTS_MAX] = Default::default();
-        let mut glances = [Glance::Restless; EVENTS_MAX];
-        for (place, delivery) in deliveries.enumerate() {
+        let mut refused = [None; EVENTS_MAX];
+        for (at, delivery) in deliveries.enumerate() {
             match delivery {
                 Delivery::Event(arrival) => {
-                    waiting[place] = Some(Pending::new(group, self.slot, arrival));
+                    waiting[at] = Some(Pending::new(group, self.slot, arrival, read_ns));
                 }
-                Delivery::Refused { tid, errno } => self.kernel_refused(tid, errno),
+                Delivery::Refused { tid, errno } => refused[at] = Some((tid, errno)),
                 Delivery::Nothing => {}
             }
         }
-        for (event, glance) in waiting.iter_mut().zip(&mut glances) {
-            let Some(pending) = event else { continue };
-            if self.shared.page.is_own_thread(pending.tid()) {
-                if let Some(own) = event.take() {
-                    own.answer(Answer::Allow);
-                }
-                continue;
-            }
-            *glance = self.looker.glance(&self.proc, pending.tid(), pending.fd());
-        }
-        let everybody_reads = self.in_force.1.snapshot.everybody_reads;
-        for (event, glance) in waiting.iter_mut().zip(&glances) {
-            if matches!(glance, Glance::Reads(_))
-                && everybody_reads
-                && let Some(pending) = event.take()
-            {
-                pending.answer(Answer::Allow);
-            }
-        }
-        for (event, glance) in waiting.iter_mut().zip(glances) {
+        let standings = self.answer_what_passes(group, &mut waiting);
+        for (event, standing) in waiting.iter_mut().zip(standings) {
             let Some(pending) = event.take() else { continue };
-            let look = match glance {
-                Glance::Reads(look) => look,
-                Glance::Restless | Glance::Unclear => {
-                    self.looker.look(&self.proc, pending.tid(), pending.fd())
-                }
+            let look = match standing {
+                Standing::Reads(look) => look,
+                _ => self.looker.look(&self.proc, pending.tid(), pending.fd()),
             };
-            if look.only_reads() && everybody_reads {
+            if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
                 pending.answer(Answer::Allow);
             } else {
-                self.judge(pending, look, started_ns);
+                self.judge(pending, look);
+            }
+        }
+        for (tid, errno) in refused.into_iter().flatten() {
+            self.kernel_refused(tid, errno);
+        }
+        self.looker.tidy_up();
+    }
+
+    /// Answers what needs no judgement, as soon as its opener has come to rest, and says what stands in the way of the
+    /// others.
+    fn answer_what_passes(
+        &mut self,
+        group: &Group,
+        waiting: &mut [Option<Pending<'_>>; EVENTS_MAX],
+    ) -> [Standing; EVENTS_MAX] {
+        let mut standings = [Standing::Restless; EVENTS_MAX];
+        let mut patience = Patience::usual();
+        loop {
+            let mut restless = false;
+            for (event, standing) in waiting.iter().zip(&mut standings) {
+                if let Some(pending) = event
+                    && *standing == Standing::Restless
+                {
+                    *standing = self.standing_of(pending);
+                    restless |= *standing == Standing::Restless;
+                }
+            }
+            Pending::allow_all(group, waiting, |place| standings[place] == Standing::Passes);
+            if !restless || !patience.wait() {
+                return standings;
             }
         }
     }
 
+    fn standing_of(&mut self, pending: &Pending<'_>) -> Standing {
+        if self.shared.page.is_own_thread(pending.tid()) {
+            return Standing::Passes;
+        }
+        match self.looker.glance(&self.proc, pending.tid(), pending.fd()) {
+            Glance::Reads(_) if self.in_force.1.snapshot.everybody_reads => Standing::Passes,
+            Glance::Reads(look) => Standing::Reads(look),
+            Glance::Restless => Standing::Restless,
+            Glance::Unclear => Standing::Unclear,
+        }
+    }
+
     /// The way of an event that is not simply a read for everybody.
-    fn judge(&mut self, pending: Pending<'_>, look: Look, started_ns: u64) {
+    fn judge(&mut self, pending: Pending<'_>, look: Look) {
         // An object that cannot be looked at is not let through.
         let Ok(stat) = file::stat_fd(pending.fd()) else { return pending.answer(Answer::Deny) };
         let created = look.may_create && self.has_created(&look, &stat, &pending);
@@ -207,10 +243,11 @@ impl Responder {
         }
         let rolled_back = (created && answer == Answer::Deny && stat.links > 0)
             .then(|| self.rollback.remove(self.resolver.path.as_bytes(), &stat));
+        let read_ns = pending.read_ns();
         pending.answer(answer);
         if let Some(mut record) = record {
             record.rolled_back = rolled_back;
-            record.latency_ns = clock::monotonic_ns().saturating_sub(started_ns);
+            record.latency_ns = clock::monotonic_ns().saturating_sub(read_ns);
             self.audit.offer(record);
         }
     }

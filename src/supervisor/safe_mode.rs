@@ -135,7 +135,7 @@ impl SafeMode {
         // One: the worker that comes up waits for the end of this.
         match slot.receive(gate, 1).map(|mut deliveries| deliveries.next()) {
             Ok(Some(Delivery::Event(arrival))) => {
-                let pending = Pending::new(gate, slot, arrival);
+                let pending = Pending::new(gate, slot, arrival, clock::monotonic_ns());
                 let tid = pending.tid();
                 if tid == page.worker_pid.load(Relaxed) || page.is_own_thread(tid) {
                     pending.answer(Answer::Allow);

@@ -40,6 +40,10 @@ impl Mask {
     );
 }
 
+/// The most events that a responder takes at once. Each answer wakes every opener that waits, so those that wait
+/// together are best looked at together, before the first answer, and answered in a row.
+pub const EVENTS_MAX: usize = 8;
+
 /// An answer to a permission event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -187,6 +191,28 @@ impl Group {
         // SAFETY: the buffer is valid and writable for its whole length.
         let n = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    }
+
+    /// Allows several events, each as [`Group::respond`] does, in one call: an opener that the first answer wakes
+    /// does not get this CPU before the last is given. On a file that only knows write(2), as a group is, writev(2) is
+    /// a loop of it in the kernel, one response to a part, up to the first that fails.
+    pub fn allow_all(&self, events: &[RawFd]) {
+        const RESPONSE_BYTES: usize = size_of::<libc::fanotify_response>();
+        let mut done = 0;
+        while let rest @ [_, ..] = &events[done..] {
+            let responses: [libc::fanotify_response; EVENTS_MAX] = std::array::from_fn(|at| {
+                libc::fanotify_response { fd: rest.get(at).copied().unwrap_or(-1), response: libc::FAN_ALLOW }
+            });
+            let parts = responses.each_ref().map(|response| libc::iovec {
+                iov_base: std::ptr::from_ref(response).cast_mut().cast(),
+                iov_len: RESPONSE_BYTES,
+            });
+            let count = rest.len().min(EVENTS_MAX);
+            // SAFETY: `count` does not exceed the parts, each of which describes a response that is only read.
+            let n = unsafe { libc::writev(self.fd.as_raw_fd(), parts.as_ptr(), count as i32) };
+            // An error is that of the first: its opener was killed and its event is gone.
+            done += usize::try_from(n).map_or(1, |n| (n / RESPONSE_BYTES).max(1));
+        }
     }
 
     /// Answers the pending event that was delivered with descriptor number `fd`, whichever process read it:

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod fanotify;
 pub mod features;
 pub mod file;
+pub mod histogram;
 pub mod lease;
 pub mod path;
 pub mod proc;

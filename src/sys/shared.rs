@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use super::atomic_bytes::AtomicBytes;
-use super::fanotify::{Group, METADATA_VERSION};
+use super::fanotify::{EVENTS_MAX, Group, METADATA_VERSION};
+use super::histogram::Histogram;
 
 /// The most responders of one worker; more threads than this only wake each other.
 pub const RESPONDERS_MAX: usize = 128;
@@ -40,10 +41,6 @@ pub struct RawEvent {
 pub const EVENT_BYTES: usize = size_of::<RawEvent>();
 const _: () = assert!(EVENT_BYTES == size_of::<libc::fanotify_event_metadata>());
 
-/// The most events that a responder takes at once. Each answer wakes every opener that waits, so those that wait
-/// together are best looked at together, before the first answer, and answered in a row.
-pub const EVENTS_MAX: usize = 8;
-
 /// One responder's part. A multiple of 128 bytes, so that no two responders write to one cache line or to a pair that
 /// is fetched together.
 #[repr(C, align(128))]
@@ -58,6 +55,8 @@ pub struct Slot {
     pub denied: AtomicU64,
     /// Events that the kernel refused by itself, because it could not open the file for us.
     pub refused: AtomicU64,
+    /// From the end of the read that brought an event to the end of the write that answered it, nanoseconds.
+    pub latency: Histogram,
 }
 
 /// What read(2) brought.
