@@ -20,13 +20,13 @@ use std::path::{Path, PathBuf};
 use lab::clock;
 use lab::gate::Gate;
 use lab::opener::{self, Deed, Expect, Opener};
+use lab::options::{Options, Peer};
 use lab::report::{self, Criterion};
 use lab::responder::{self, Floor, Work};
 use lab::stats::{Buckets, Metric, Series, ratio, spread};
 use lab::{svg, tree};
 use serde_json::json;
 
-const ROUNDS: usize = 30;
 const OPENERS: usize = 8;
 
 /// Who answers.
@@ -105,67 +105,6 @@ fn scenarios(peers: &[Peer]) -> Vec<Scenario> {
     all
 }
 
-/// A daemon that somebody else has started and that gates its own directory.
-struct Peer {
-    name: &'static str,
-    directory: PathBuf,
-    pid: i32,
-    count: usize,
-}
-
-impl Peer {
-    fn parse(text: &str) -> Self {
-        let parts: Vec<&str> = text.split('=').collect();
-        let [name, directory, pid, rest @ ..] = &parts[..] else {
-            panic!("--peer NAME=DIRECTORY=PID[=COUNT]")
-        };
-        let count = rest.first().map_or(1_000, |count| count.parse().expect("a count"));
-        let name = name.to_string().leak();
-        Self { name, directory: directory.into(), pid: pid.parse().expect("a pid"), count }
-    }
-}
-
-struct Options {
-    rounds: usize,
-    directory: Option<PathBuf>,
-    docs: Option<PathBuf>,
-    section: String,
-    peers: Vec<Peer>,
-    threads: Option<String>,
-    /// Keys of the scenarios to run; empty: all.
-    only: Vec<String>,
-}
-
-impl Options {
-    fn parse(arguments: &[String]) -> Self {
-        let mut options = Self {
-            rounds: ROUNDS,
-            directory: None,
-            docs: None,
-            section: "latency".to_owned(),
-            peers: Vec::new(),
-            threads: None,
-            only: Vec::new(),
-        };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let mut value = || rest.next().unwrap_or_else(|| panic!("{argument} wants a value")).clone();
-            match argument.as_str() {
-                "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
-                "--dir" => options.directory = Some(value().into()),
-                "--docs" => options.docs = Some(value().into()),
-                "--section" => options.section = value(),
-                "--peer" => options.peers.push(Peer::parse(&value())),
-                "--threads" => options.threads = Some(value()),
-                "--only" => options.only = value().split(',').map(str::to_owned).collect(),
-                // What cargo adds, and filters meant for other benches.
-                _ => {}
-            }
-        }
-        options
-    }
-}
-
 /// Directories of one run.
 struct Lab {
     root: PathBuf,
@@ -209,7 +148,7 @@ impl Lab {
         scenario: &mut Scenario,
         round: usize,
         responder: Option<i32>,
-        gate: Option<&Gate>,
+        mut told: impl FnMut() -> Option<Buckets>,
         peers: &[Peer],
     ) {
         let own = std::env::current_exe().expect("own path");
@@ -218,15 +157,13 @@ impl Lab {
         let Scenario { deed, count, openers, expect, .. } = *scenario;
         let mut openers: Vec<_> =
             (0..openers).map(|_| Opener::prepare(program, deed, count, &directory, expect)).collect();
-        let told = gate.map(|gate| Buckets::of_status(&gate.status()));
+        let buckets = told();
         let before = responder.map(clock::cpu_ns);
         openers.iter_mut().for_each(Opener::begin);
         let seen: Vec<_> = openers.into_iter().map(Opener::finish).collect();
         // The clock also counts the few opens of the warm-up, which do the same work.
         let used = responder.map(|pid| clock::cpu_ns(pid) - before.unwrap_or(0));
-        let work = told
-            .zip(gate)
-            .map_or(f64::NAN, |(told, gate)| Buckets::of_status(&gate.status()).median_since(&told));
+        let work = told().zip(buckets).map_or(f64::NAN, |(after, before)| after.median_since(&before));
         let begun = seen.iter().map(|one| one.started_ns).min().unwrap_or(0);
         let ended = seen.iter().map(|one| one.ended_ns).max().unwrap_or(0);
         let latencies = seen.into_iter().flat_map(|one| one.latencies).collect();
@@ -271,10 +208,10 @@ fn run(options: &Options) -> Vec<Scenario> {
         let (alone, gated): (Vec<_>, Vec<_>) =
             order.into_iter().partition(|&place| scenarios[place].by == By::Nobody);
         for place in alone {
-            lab.slice(&mut scenarios[place], round, None, None, peers);
+            lab.slice(&mut scenarios[place], round, None, || None, peers);
         }
-        let floor = Floor::start(Work::None, &root.join("floor"));
-        let lease = Floor::start(Work::Lease, &root.join("lease"));
+        let mut floor = Floor::start(Work::None, &root.join("floor"));
+        let mut lease = Floor::start(Work::Lease, &root.join("lease"));
         let gate = Gate::start(state.path(), &lab.policy, &more);
         for place in gated {
             let responder = match scenarios[place].by {
@@ -284,8 +221,14 @@ fn run(options: &Options) -> Vec<Scenario> {
                 By::Gate | By::Writers => Some(gate.worker),
                 By::Peer(number) => Some(peers[number].pid),
             };
-            let ours = matches!(scenarios[place].by, By::Gate | By::Writers).then_some(&gate);
-            lab.slice(&mut scenarios[place], round, responder, ours, peers);
+            let by = scenarios[place].by;
+            let told = || match by {
+                By::Floor => Some(floor.buckets()),
+                By::LeaseFloor => Some(lease.buckets()),
+                By::Gate | By::Writers => Some(Buckets::of_status(&gate.status())),
+                By::Nobody | By::Unprotected | By::Peer(_) => None,
+            };
+            lab.slice(&mut scenarios[place], round, responder, told, peers);
         }
         assert_eq!(gate.status()["restarts"], 0, "a worker died during the run");
         drop((gate, lease, floor));

@@ -172,6 +172,11 @@ impl Buckets {
         Self(serde_json::from_value(status["latency"]["buckets"].clone()).expect("latencies in the status"))
     }
 
+    /// As JSON.
+    pub fn parse(text: &str) -> Self {
+        Self(serde_json::from_str(text).expect("buckets"))
+    }
+
     /// The median of those that have come since `before`, to within a bucket's width, which is an eighth of it.
     pub fn median_since(&self, before: &Self) -> f64 {
         let old = |end: u64| before.0.iter().find(|entry| entry.0 == end).map_or(0, |entry| entry.1);
