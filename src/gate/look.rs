@@ -72,8 +72,8 @@ enum Sight {
 /// What one look sees, without waiting for anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Glance {
-    /// Certainly a read or an exec, and no creation.
-    Reads(Look),
+    /// Certainly this.
+    Seen(Look),
     /// The opener has not come to rest.
     Restless,
     /// Anything else: [`Looker::look`] tells.
@@ -87,7 +87,7 @@ pub struct Looker {
 }
 
 impl Looker {
-    /// Whether the opener `tid` of the file behind `fd` plainly reads.
+    /// What [`Looker::look`] would say, where that shows at once.
     pub fn glance(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Glance {
         let told = match self.sight_of(proc, tid) {
             Sight::Call(call) => match classify::asked(&call) {
@@ -98,11 +98,7 @@ impl Looker {
             Sight::Restless => return Glance::Restless,
             Sight::Hidden => return Glance::Unclear,
         };
-        if told.only_reads() && lease::probe(fd) == Probe::NoWriter {
-            Glance::Reads(told)
-        } else {
-            Glance::Unclear
-        }
+        if is_borne_out_at_once(&told, fd) { Glance::Seen(told) } else { Glance::Unclear }
     }
 
     /// What the opener `tid` of the file behind `fd` asks for.
@@ -227,10 +223,15 @@ fn unseen(proc: &Proc, tid: i32, fd: BorrowedFd<'_>, syscall: i32) -> Look {
 /// work; both would count as writers, or read (such work neither creates nor truncates: `io_uring` leaves that to its
 /// workers). So a read is borne out by the lease, and everything else that is less than a write by the kernel stack.
 fn is_borne_out(told: &Look, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+    is_borne_out_at_once(told, fd) || is_within_its_call(proc, tid)
+}
+
+/// The same without a look at the kernel stack.
+fn is_borne_out_at_once(told: &Look, fd: BorrowedFd<'_>) -> bool {
     match told.access {
-        Access::Write | Access::Truncate | Access::Unknown if !told.must_create => true,
-        Access::Read | Access::Exec if !told.must_create && lease::probe(fd) == Probe::NoWriter => true,
-        _ => is_within_its_call(proc, tid),
+        Access::Write | Access::Truncate | Access::Unknown => !told.must_create,
+        Access::Read | Access::Exec => !told.must_create && lease::probe(fd) == Probe::NoWriter,
+        _ => false,
     }
 }
 

@@ -35,8 +35,8 @@ enum Standing {
     Restless,
     /// It is to be allowed: of a thread of ours, or a read where everybody reads.
     Passes,
-    /// It is a read, for the policies to judge.
-    Reads(Look),
+    /// It asks for this, and the policies judge.
+    Seen(Look),
     /// It wants a closer look.
     Unclear,
 }
@@ -148,7 +148,7 @@ impl Responder {
         for (event, standing) in waiting.iter_mut().zip(standings) {
             let Some(pending) = event.take() else { continue };
             let look = match standing {
-                Standing::Reads(look) => look,
+                Standing::Seen(look) => look,
                 _ => self.looker.look(&self.proc, pending.tid(), pending.fd()),
             };
             if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
@@ -194,8 +194,10 @@ impl Responder {
             return Standing::Passes;
         }
         match self.looker.glance(&self.proc, pending.tid(), pending.fd()) {
-            Glance::Reads(_) if self.in_force.1.snapshot.everybody_reads => Standing::Passes,
-            Glance::Reads(look) => Standing::Reads(look),
+            Glance::Seen(look) if look.only_reads() && self.in_force.1.snapshot.everybody_reads => {
+                Standing::Passes
+            }
+            Glance::Seen(look) => Standing::Seen(look),
             Glance::Restless => Standing::Restless,
             Glance::Unclear => Standing::Unclear,
         }
