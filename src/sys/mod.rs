@@ -10,6 +10,7 @@ pub mod connector;
 pub mod fanotify;
 pub mod features;
 pub mod file;
+pub mod histogram;
 pub mod inode;
 pub mod lease;
 pub mod names;
