@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 use crate::access::Access;
+#[cfg(target_arch = "x86_64")]
+use crate::touch;
 
 /// A system call as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +133,9 @@ mod i386 {
 
 /// Calls of the x32 table that open files have the numbers of the 64-bit table, with this bit.
 #[cfg(target_arch = "x86_64")]
-const X32_BIT: i32 = 0x4000_0000;
+pub const X32_BIT: i32 = 0x4000_0000;
 #[cfg(not(target_arch = "x86_64"))]
-const X32_BIT: i32 = 0;
+pub const X32_BIT: i32 = 0;
 
 const CREAT_FLAGS: u64 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC) as u64;
 
@@ -174,10 +176,11 @@ fn asked_i386(_call: &Call) -> Asked {
 /// Whether `number` was shown by a call of the i386 table.
 pub fn is_i386(number: i32) -> bool {
     #[cfg(target_arch = "x86_64")]
-    return matches!(
-        number,
-        i386::OPEN | i386::CREAT | i386::EXECVE | i386::OPENAT | i386::OPEN_BY_HANDLE_AT | i386::EXECVEAT
-    );
+    return touch::is_compat(number)
+        || matches!(
+            number,
+            i386::OPEN | i386::CREAT | i386::EXECVE | i386::OPENAT | i386::OPEN_BY_HANDLE_AT | i386::EXECVEAT
+        );
     #[cfg(not(target_arch = "x86_64"))]
     return {
         let _ = number;

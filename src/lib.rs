@@ -21,6 +21,7 @@ mod scratch;
 pub mod subject;
 pub mod supervisor;
 pub mod sys;
+pub mod touch;
 pub mod trie;
 pub mod verdict;
 pub mod watch;

@@ -81,7 +81,9 @@ pub struct Verdict {
 pub enum Change {
     /// Covered by a permission event.
     Access(Access),
-    /// Not covered by one.
+    /// A file is resized through a descriptor whose open was judged (ftruncate(2)).
+    Resize,
+    /// Not covered by a permission event.
     Mutation(Mutation),
 }
 
@@ -98,6 +100,9 @@ fn permits(policy: &Policy, change: Change) -> Result<(), Reason> {
         Change::Access(Access::Write | Access::Truncate) => {
             ok(matches!(modification, Content | Any), Reason::Modification)
         }
+        // It was opened for writing, so the rest was permitted then. That nothing gets shorter is the one promise that
+        // cannot be kept by judging opens.
+        Change::Resize => ok(modification != Append, Reason::Modification),
         Change::Access(Access::Unknown) => ok(matches!(modification, Content | Any), Reason::UnknownAccess),
         Change::Access(Access::Create)
         | Change::Mutation(Mutation::Mkdir | Mutation::Symlink | Mutation::Mknod) => {

@@ -4,6 +4,8 @@
 mod counting;
 mod support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,6 +107,9 @@ fn no_event_allocates_or_frees() {
         scene("reads through openat2", &|_| drop(raw::openat2(&data, O_RDONLY).unwrap()));
         scene("denied writes", &|_| refused(raw::openat(&data, O_WRONLY)));
         scene("denied truncations", &|_| refused(raw::openat(&data, O_RDONLY | O_TRUNC)));
+        scene("denied truncations by path", &|_| refused(raw::truncate(&data, 1)));
+        let open = File::open(&data).unwrap();
+        scene("reads of an open file", &|_| assert_eq!(open.read_at(&mut [0; 2], 0).unwrap(), 2));
         scene("denied io_uring writes", &|_| refused(raw::open_uring(&data, O_WRONLY, Flags::empty())));
         scene("denied reads", &|_| refused(raw::openat(&secret, O_RDONLY)));
         scene("audited writes", &|_| drop(raw::openat(&look, O_WRONLY).unwrap()));

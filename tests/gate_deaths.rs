@@ -3,9 +3,9 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use libc::{O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
 use nix::sys::signal::Signal;
 use support::{Gate, Lab, in_lab, raw, refused};
+use writegate::sys::features;
 
 /// No opener may wait longer, whoever dies (a watchdog's patience included).
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -50,6 +51,36 @@ impl Seen {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A truncation by path.
+    fn truncate(&self, path: &Path) {
+        let started = Instant::now();
+        let result = raw::truncate(path, 1);
+        self.longest_us.fetch_max(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        let counter = match result {
+            Ok(()) => &self.breaches,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                &self.refused
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A read of a file that is open: where truncations are seen, it is an event of its own.
+    fn read(&self, file: &File) {
+        let started = Instant::now();
+        let result = file.read_at(&mut [0; CONTENT.len()], 0);
+        self.longest_us.fetch_max(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        let counter = match result {
+            Ok(_) => &self.reads,
+            Err(error) => {
+                eprintln!("a read of an open file failed: {error}");
+                &self.reads_refused
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Nothing got through, nobody waited too long, and there was something to see.
     #[track_caller]
     fn is_sound(&self) {
@@ -64,6 +95,10 @@ impl Seen {
         let longest = Duration::from_micros(self.longest_us.load(Ordering::Relaxed));
         assert!(longest < LONGEST_WAIT, "an opener waited {longest:?}");
     }
+}
+
+fn truncations_are_seen(lab: &Lab) -> bool {
+    features::pre_access(&raw::cstr(&lab.file("free/probe", CONTENT))).is_ok()
 }
 
 /// Writers, creators and readers at work on `tree` while `work` runs.
@@ -91,6 +126,20 @@ fn hammered(lab: &Lab, work: impl FnOnce()) -> Seen {
         each(O_WRONLY | O_CREAT, "new");
         each(O_RDONLY, "data");
         each(O_RDONLY, "other");
+        if truncations_are_seen(lab) {
+            let (seen, over, path) = (&seen, &over, tree.join("data"));
+            let open = File::open(&path).expect("a read passes");
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    seen.truncate(&path);
+                }
+            });
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    seen.read(&open);
+                }
+            });
+        }
         // Also when it panics.
         let _end = support::Finally(&over);
         work();
@@ -268,6 +317,12 @@ fn without_any_worker_reads_pass_and_writes_do_not() {
         replacement(&gate, worker);
         refused(raw::openat(&lab.path("tree/data"), O_WRONLY));
         is_as_it_was(lab, &gate, &before);
+        if truncations_are_seen(lab) {
+            let log = fs::read_to_string(&log).unwrap();
+            let mut records =
+                log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            assert!(records.any(|record| record["access"] == "truncate" && record["syscall"] == "truncate"));
+        }
         assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use writegate::policy::check::check;
+use writegate::policy::check::{build, check};
 use writegate::policy::resolver::{Kind, PathResolver};
 use writegate::policy::source::SourceFile;
 
@@ -218,6 +218,44 @@ paths = ["/srv/www/", "/srv/*.log"]
    = help: a directory is written with a trailing slash
 "#,
     );
+}
+
+#[test]
+fn what_becomes_of_truncations_is_one_of_two_words() {
+    let text = "[[policy]]\nname = \"a\"\npaths = [\"/a\"]\ntruncate = \"restored\"\n";
+    assert_rendered(
+        &[("p.toml", text)],
+        r#"p.toml:4:12: error: unknown truncate `restored`
+ 4 | truncate = "restored"
+   |            ^^^^^^^^^^
+   = help: did you mean `restore`?
+"#,
+    );
+}
+
+/// Asking about truncations costs every reader: nothing that all processes read all day, and nothing that is only
+/// recorded.
+#[test]
+fn the_built_in_set_asks_about_truncations_where_few_read() {
+    let built = build(&writegate::policy::builtin::sources(), &BTreeMap::new(), None, 1, &Empty);
+    let snapshot = built.snapshot.unwrap();
+    let asks = |path: &str| {
+        let rule = snapshot.rule_for(path.as_bytes()).unwrap();
+        rule.policies.iter().any(|&index| snapshot.policies[index as usize].policy.sees_truncations())
+    };
+    for path in [
+        "/usr/bin/ls",
+        "/usr/lib/libc.so.6",
+        "/usr/lib/systemd/systemd",
+        "/etc/ld.so.cache",
+        "/etc/hosts",
+        "/var/log/audit/audit.log",
+    ] {
+        assert!(!asks(path), "{path}");
+    }
+    for path in ["/etc/shadow", "/etc/pam.d/sshd", "/root/.ssh/authorized_keys", "/var/log/auth.log"] {
+        assert!(asks(path), "{path}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::access::{Access, Mutation};
 use crate::policy::model::Policy;
 use crate::policy::snapshot::Snapshot;
-use crate::verdict::Reason;
+use crate::verdict::{Change, Reason};
 
 /// Room for all texts of one record: four paths of 4,096 bytes, 16 ancestors and a long command line.
 pub const TEXT_BYTES: usize = 48 * 1024;
@@ -188,6 +188,16 @@ pub enum What {
     Access(Access),
     /// A change no permission event covers.
     Mutation(Mutation),
+}
+
+impl From<Change> for What {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Access(access) => Self::Access(access),
+            Change::Resize => Self::Access(Access::Truncate),
+            Change::Mutation(mutation) => Self::Mutation(mutation),
+        }
+    }
 }
 
 /// What was done about it, where something was put back.

@@ -108,6 +108,11 @@ fn text(reply: &StatusReply) -> String {
             reply.events, reply.allowed, reply.denied, reply.healed
         ),
     );
+    if !reply.latency.buckets.is_empty() {
+        let us = |ns: u64| format!("{}.{} µs", ns / 1000, ns % 1000 / 100);
+        let (p50, p99) = (us(reply.latency.p50_ns), us(reply.latency.p99_ns));
+        line("latency", &format!("half of them below {p50}, 99 in 100 below {p99}, from read to answer"));
+    }
     let waiting = counted(reply.queue_depth as usize, "record waits", "records wait");
     line("audit log", &format!("{}, {waiting}, {} lost", shown(&reply.audit_log), reply.lost));
     if let Some(loss) = &reply.last_loss {

@@ -56,6 +56,8 @@ pub struct StatusReply {
     pub allowed: u64,
     /// Of these denied.
     pub denied: u64,
+    /// How long the gate took with them.
+    pub latency: Latency,
     /// Changes put back.
     pub healed: u64,
     /// Records that are missing from the trail.
@@ -72,6 +74,18 @@ pub struct StatusReply {
     pub unmarked: Vec<Unmarked>,
     /// The trail.
     pub audit_log: String,
+}
+
+/// From the moment an event is read to the moment it is answered, over all of them since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// Half of them took no longer, nanoseconds.
+    pub p50_ns: u64,
+    /// All but one in a hundred took no longer, nanoseconds.
+    pub p99_ns: u64,
+    /// How many took less than so many nanoseconds, and not less than the entry before.
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// A policy whose selector does not match here.

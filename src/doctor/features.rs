@@ -75,7 +75,7 @@ impl Features {
         );
         add(
             "pre_access",
-            "could refuse truncate by path; not used by this release",
+            "refuses truncate by path before it happens",
             scratch.clone().and_then(probe_pre_access),
         );
         add("mount_events", "could see mounts; not used by this release", told(kernel::mount_events()));

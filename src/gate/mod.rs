@@ -8,13 +8,15 @@ mod in_force;
 mod look;
 pub mod mounts;
 mod object;
+mod patience;
 mod pending;
 mod responder;
 mod rollback;
+mod truncation;
 
 pub use creation::Creations;
 pub use in_force::{InForce, InForceCell};
-pub use look::{Look, Looker};
+pub use look::{Glance, Look, Looker};
 pub use pending::Pending;
 pub use responder::{Responder, Shared};
 pub use rollback::Rollback;

@@ -64,14 +64,17 @@ impl Groups {
         Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
     }
 
-    /// Marks a directory for everything this gate wants to know of its entries.
+    /// Marks a directory for everything this gate wants to know of its entries; with `truncations` also for these.
     ///
     /// # Errors
     /// Only the permission mark's, or in observe mode the watch's: the rest is evidence, not protection, and
-    /// filesystems without file handles refuse it.
-    pub fn mark_directory(&self, path: &CStr, written: Written) -> io::Result<()> {
+    /// filesystems without file handles refuse it. Kernels and filesystems without truncations have the rest.
+    pub fn mark_directory(&self, path: &CStr, written: Written, truncations: bool) -> io::Result<()> {
         if let Some(gate) = &self.gate {
             gate.mark_add(Mask::OPEN_PERM_CHILDREN, path)?;
+            if truncations {
+                let _ = gate.mark_add(Mask::PRE_ACCESS_CHILDREN, path);
+            }
             if let Some(creates) = &self.creates {
                 let _ = creates.mark_add(Mask::CREATE, path);
             }
@@ -86,6 +89,7 @@ impl Groups {
 
     /// Takes off what [`Groups::mark_directory`] put on. A directory that is gone has no marks any more.
     pub fn unmark_directory(&self, path: &CStr) {
+        self.unmark_truncations(path);
         let pairs = [
             (&self.gate, Mask::OPEN_PERM_CHILDREN),
             (&self.creates, Mask::CREATE),
@@ -98,21 +102,32 @@ impl Groups {
         }
     }
 
-    /// Marks one file: opens through any of its names are seen.
+    /// Marks one file: opens through any of its names are seen, with `truncations` also these.
     ///
     /// # Errors
-    /// Those of `fanotify_mark(2)`.
-    pub fn mark_file(&self, path: &CStr) -> io::Result<()> {
+    /// Those of `fanotify_mark(2)` for opens.
+    pub fn mark_file(&self, path: &CStr, truncations: bool) -> io::Result<()> {
         let Some(gate) = &self.gate else { return Ok(()) };
         gate.mark_add(Mask::OPEN_PERM, path)?;
+        if truncations {
+            let _ = gate.mark_add(Mask::PRE_ACCESS, path);
+        }
         if let Some(watch) = &self.watch {
             let _ = watch.mark_add(Mask::LINKS, path);
         }
         Ok(())
     }
 
+    /// Takes truncations, and the cost of every read with them, off a mark that stays.
+    pub fn unmark_truncations(&self, path: &CStr) {
+        if let Some(gate) = &self.gate {
+            let _ = gate.mark_remove(Mask::PRE_ACCESS, path);
+        }
+    }
+
     /// Takes off what [`Groups::mark_file`] put on.
     pub fn unmark_file(&self, path: &CStr) {
+        self.unmark_truncations(path);
         if let Some(gate) = &self.gate {
             let _ = gate.mark_remove(Mask::OPEN_PERM, path);
         }

@@ -17,6 +17,10 @@ struct Marked {
     more: Vec<Box<[u8]>>,
     /// The walk that saw it last.
     walk: u64,
+    /// The mark may be one for truncations.
+    truncations: bool,
+    /// The walk that saw it last wants it to be.
+    wants_truncations: bool,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +29,7 @@ struct Inner {
     files: HashMap<Identity, Marked>,
 }
 
-/// Marked directories, and marked files with several names. Locks are held for memory operations only, so a
+/// Marked directories, and files that are marked themselves. Locks are held for memory operations only, so a
 /// responder never waits here for anything that waits for a responder.
 #[derive(Debug, Default)]
 pub struct MarkTable {
@@ -38,7 +42,8 @@ pub struct MarkTable {
 pub enum MarkKind {
     /// A directory, marked for its children.
     Directory,
-    /// A file with several names, marked itself.
+    /// A file that is marked itself: it has several names, or its truncation is to be seen and its directory's
+    /// other entries are no concern.
     File,
 }
 
@@ -73,12 +78,16 @@ impl MarkTable {
     }
 
     /// Notes a mark; true when it was not there before under this path.
-    pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64) -> bool {
+    pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64, truncations: bool) -> bool {
         let mut inner = self.inner.write();
         let map = match kind {
             MarkKind::Directory => &mut inner.directories,
             MarkKind::File => &mut inner.files,
         };
+        if let Some(marked) = map.get_mut(&id) {
+            marked.truncations |= truncations;
+            marked.wants_truncations = truncations || marked.wants_truncations && marked.walk == walk;
+        }
         match map.get_mut(&id) {
             // A directory's first path stays: two of them are an alias, and one is enough.
             Some(marked) if marked.walk == walk => {
@@ -100,7 +109,9 @@ impl MarkTable {
                 moved
             }
             None => {
-                map.insert(id, Marked { path: path.into(), more: Vec::new(), walk });
+                let (path, more) = (path.into(), Vec::new());
+                let marked = Marked { path, more, walk, truncations, wants_truncations: truncations };
+                map.insert(id, marked);
                 true
             }
         }
@@ -131,6 +142,21 @@ impl MarkTable {
             });
         }
         stale
+    }
+
+    /// Finds marks that stay and may be for truncations which the last walk did not want, and takes note that they
+    /// are not any more.
+    pub fn take_unwanted_truncations(&self) -> Vec<(Identity, Box<[u8]>)> {
+        let mut inner = self.inner.write();
+        let Inner { directories, files } = &mut *inner;
+        let marks = directories.iter_mut().chain(files);
+        let unwanted = marks.filter(|(_, marked)| marked.truncations && !marked.wants_truncations);
+        unwanted
+            .map(|(&id, marked)| {
+                marked.truncations = false;
+                (id, marked.path.clone())
+            })
+            .collect()
     }
 
     /// How many directories and files are marked.

@@ -105,6 +105,13 @@ impl Marker<'_> {
                 MarkKind::File => self.groups.unmark_file(&path),
             }
         }
+        for (id, path) in self.table.take_unwanted_truncations() {
+            if let Ok(path) = CString::new(path.into_vec())
+                && names(&path, id)
+            {
+                self.groups.unmark_truncations(&path);
+            }
+        }
     }
 
     /// `path` has just appeared: marks what of it is protected, and the roots that waited for it.
@@ -114,7 +121,7 @@ impl Marker<'_> {
         if metadata.is_dir() {
             self.mark_tree(path, &mut report);
         } else {
-            self.mark_file_with_links(path, &metadata, &mut report);
+            self.mark_file(path, &metadata, &mut report);
         }
         for root in self.snapshot.roots_below(path) {
             self.mark_root(root, &mut report);
@@ -143,7 +150,7 @@ impl Marker<'_> {
                     self.mark_parent(&root.path, report);
                     *marked = parent;
                 }
-                self.mark_file_with_links(&root.path, &metadata, report);
+                self.mark_file(&root.path, &metadata, report);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.watch_for(&root.path, report),
             Err(error) => report.unmarked.push(Unmarked { path: root.path.clone(), error }),
@@ -205,7 +212,7 @@ impl Marker<'_> {
                 if let Ok(metadata) = entry.metadata()
                     && metadata.nlink() > 1
                 {
-                    self.mark_file_with_links(&entry.path(), &metadata, report);
+                    self.mark_file(&entry.path(), &metadata, report);
                 }
             }
         }
@@ -227,16 +234,28 @@ impl Marker<'_> {
         })
     }
 
+    /// Whether truncations of what `path` names are to be seen. Of a directory the answer is that of its entries:
+    /// what governs it covers those that have no rule of their own, and those that have are asked for themselves.
+    fn sees_truncations(&self, path: &Path) -> bool {
+        self.snapshot.rule_for(path.as_os_str().as_bytes()).is_some_and(|rule| {
+            rule.policies
+                .iter()
+                .any(|&index| self.snapshot.policies[index as usize].policy.sees_truncations())
+        })
+    }
+
     fn mark_directory(&self, path: &Path, report: &mut Report) -> Option<Identity> {
         let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let truncations = self.sees_truncations(path);
         let marked = file::stat_path(&name).and_then(|stat| {
-            self.groups.mark_directory(&name, self.content_of(path))?;
+            self.groups.mark_directory(&name, self.content_of(path), truncations)?;
             Ok(stat.id)
         });
         match marked {
             Ok(id) => {
                 self.forget_former(MarkKind::Directory, id);
-                if self.table.insert(MarkKind::Directory, id, path.as_os_str().as_bytes(), self.walk) {
+                let bytes = path.as_os_str().as_bytes();
+                if self.table.insert(MarkKind::Directory, id, bytes, self.walk, truncations) {
                     report.new += 1;
                 }
                 Some(id)
@@ -273,22 +292,31 @@ impl Marker<'_> {
         }
     }
 
-    /// Marks a regular file that has several names: the others may lie outside every marked directory.
-    pub fn mark_file_with_links(&self, path: &Path, metadata: &std::fs::Metadata, report: &mut Report) {
-        if !metadata.is_file() || metadata.nlink() < 2 || !self.is_guarded(path.as_os_str().as_bytes()) {
+    /// Marks a regular file that has several names: the others may lie outside every marked directory. One that has
+    /// a single name is marked where its truncations are to be seen and its directory is not marked for them: so a
+    /// protected file does not cost its neighbours' readers anything.
+    pub fn mark_file(&self, path: &Path, metadata: &std::fs::Metadata, report: &mut Report) {
+        if !metadata.is_file() || !self.is_guarded(path.as_os_str().as_bytes()) {
+            return;
+        }
+        let truncations = self.sees_truncations(path);
+        let directory_sees = || path.parent().is_some_and(|parent| self.sees_truncations(parent));
+        if metadata.nlink() < 2 && (!truncations || directory_sees()) {
             return;
         }
         let id = Identity { dev: metadata.dev(), ino: metadata.ino() };
-        self.mark_file(path, id, report);
+        self.mark_inode(path, id, report);
     }
 
-    /// Marks a regular file: whatever name it gets, its opens are seen, and that it got one.
-    pub fn mark_file(&self, path: &Path, id: Identity, report: &mut Report) {
+    /// Marks a regular file itself: whatever name it gets, its opens are seen, and that it got one.
+    pub fn mark_inode(&self, path: &Path, id: Identity, report: &mut Report) {
         let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return };
-        match self.groups.mark_file(&name) {
+        let truncations = self.sees_truncations(path);
+        match self.groups.mark_file(&name, truncations) {
             Ok(()) => {
                 self.forget_former(MarkKind::File, id);
-                if self.table.insert(MarkKind::File, id, path.as_os_str().as_bytes(), self.walk) {
+                let bytes = path.as_os_str().as_bytes();
+                if self.table.insert(MarkKind::File, id, bytes, self.walk, truncations) {
                     report.new += 1;
                 }
             }

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Level};
 use super::kubearmor::Labels;
 use super::lint;
 use super::load::{self, Loaded};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response};
+use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
 use super::paths;
 use super::resolver::{Kind, PathResolver};
 use super::snapshot::Snapshot;
@@ -112,6 +112,7 @@ pub fn protect(arguments: &[PathBuf], resolver: &dyn PathResolver) -> Result<Opt
         paths,
         recursive: true,
         modification: Modification::Never,
+        truncate: Truncation::Refuse,
         create: false,
         read: true,
         response: Response::Restore,

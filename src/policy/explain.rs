@@ -56,12 +56,20 @@ pub fn change_words() -> impl Iterator<Item = &'static str> {
 
 /// How a `change` is kept from lasting that a policy with this response blocks.
 pub const fn enforcement_of(change: Change, response: Response) -> Enforcement {
-    match (change, response) {
+    match change {
         // A permission event covers it.
-        (Change::Access(_), _) => Enforcement::Prevented,
-        // What lies below is only hidden, and a mount may be somebody's who may.
-        (Change::Mutation(Mutation::Mount), _) | (_, Response::Alert) => Enforcement::Detected,
-        (Change::Mutation(_), Response::Restore) => Enforcement::Healed,
+        Change::Access(_) | Change::Resize => Enforcement::Prevented,
+        // What lies below is only hidden, and whoever mounted it may have been somebody who may.
+        Change::Mutation(Mutation::Mount) => Enforcement::Detected,
+        Change::Mutation(_) => afterwards(response),
+    }
+}
+
+/// What becomes of that which only the watch sees.
+const fn afterwards(response: Response) -> Enforcement {
+    match response {
+        Response::Restore => Enforcement::Healed,
+        Response::Alert => Enforcement::Detected,
     }
 }
 
@@ -78,6 +86,7 @@ pub fn explain(
     let path = object_of(path, change, resolver);
     let access = match change {
         Change::Access(access) => access.as_str(),
+        Change::Resize => Access::Truncate.as_str(),
         Change::Mutation(mutation) => mutation.as_str(),
     };
     let mut explanation = Explanation {
@@ -96,9 +105,14 @@ pub fn explain(
     let verdict = decide(snapshot, rule, change, trusted);
     let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
     let response = policy.map_or(Response::Alert, |compiled| compiled.policy.response);
+    // Opens with O_TRUNC are prevented all the same; the answer is for the least that is done.
+    let unseen = change == Change::Access(Access::Truncate)
+        && !rule.policies.iter().any(|&index| snapshot.policies[index as usize].policy.sees_truncations());
     (explanation.verdict, explanation.enforcement) = match verdict.outcome {
         Outcome::Allow => ("allow", Enforcement::None),
+        Outcome::Audit if unseen => ("audit", Enforcement::None),
         Outcome::Audit => ("audit", Enforcement::Detected),
+        Outcome::Deny if unseen => ("deny", afterwards(response)),
         Outcome::Deny => ("deny", enforcement_of(change, response)),
     };
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
@@ -139,6 +153,7 @@ mod tests {
         let text = "[[policy]]\nname = 'bin'\npaths = ['/bin/']\nwriters = ['w']\n\
                     [[policy]]\nname = 'log'\naction = 'audit'\nmodification = 'append'\npaths = ['/var/log/']\n\
                     [[policy]]\nname = 'srv'\nresponse = 'alert'\npaths = ['/srv/']\n\
+                    [[policy]]\nname = 'opt'\ntruncate = 'restore'\npaths = ['/opt/']\n\
                     [[writer]]\nname = 'w'\nexe = ['/bin/dpkg']\n";
         let sources = [SourceFile { name: "p.toml".to_owned(), text: text.to_owned() }];
         let resolver = TestResolver::merged_usr();
@@ -183,6 +198,14 @@ mod tests {
         let truncate = asked("/var/log/syslog", "truncate", None);
         assert_eq!((truncate.verdict, truncate.enforcement), ("audit", Enforcement::Detected));
         assert_eq!(asked("/var/log/syslog", "append", None).verdict, "allow");
+    }
+
+    #[test]
+    fn a_truncation_that_nobody_asks_about_is_not_prevented() {
+        let refused = asked("/bin/ls", "truncate", None);
+        assert_eq!((refused.verdict, refused.enforcement), ("deny", Enforcement::Prevented));
+        let restored = asked("/opt/x", "truncate", None);
+        assert_eq!((restored.verdict, restored.enforcement), ("deny", Enforcement::Healed));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The `file` section of a `KubeArmor` document: its entries, what they inherit, and the policies they become.
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response};
+use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
 use super::node::{Node, Value};
 use super::parsed::ParsedPolicy;
 use super::source::Span;
@@ -192,6 +192,7 @@ pub fn group(name: &str, name_span: Span, origin: &Origin, entries: Vec<Entry>) 
             recursive: !path.tree || recursive,
             paths: vec![path],
             modification: Modification::Never,
+            truncate: Truncation::Refuse,
             create: false,
             read,
             response: Response::default_for(settings.action, Modification::Never),

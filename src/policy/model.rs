@@ -46,6 +46,16 @@ impl Response {
     }
 }
 
+/// What becomes of truncate(2) by path, which raises no open event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Truncation {
+    /// It is judged before it happens, where kernel and filesystem can ask; every read, write and mmap of a file
+    /// that is covered then costs a round trip to the gate.
+    Refuse,
+    /// It is not seen by the gate, and reads are free: what it took has to be restored.
+    Restore,
+}
+
 /// One entry of `paths`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProtectedPath {
@@ -78,6 +88,8 @@ pub struct Policy {
     pub recursive: bool,
     /// What may change.
     pub modification: Modification,
+    /// What becomes of truncate(2) by path, if `modification` does not permit it.
+    pub truncate: Truncation,
     /// May new entries appear?
     pub create: bool,
     /// May everybody read? `false`: only writers may even open it.
@@ -94,6 +106,15 @@ pub struct Policy {
     pub message: String,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl Policy {
+    /// Whether truncations have to be asked about, at the price that [`Truncation::Refuse`] names.
+    pub fn sees_truncations(&self) -> bool {
+        self.action != Action::Allow
+            && matches!(self.modification, Modification::Never | Modification::Append)
+            && self.truncate == Truncation::Refuse
+    }
 }
 
 /// One `[[writer]]`: a subject that is trusted by identity.

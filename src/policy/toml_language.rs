@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Policy, Response, Writer};
+use super::model::{Action, Modification, Policy, Response, Truncation, Writer};
 use super::node::Node;
 use super::parsed::{Parsed, ParsedPolicy, ParsedWriter};
 use super::paths;
@@ -17,6 +17,7 @@ const POLICY_KEYS: &[&str] = &[
     "paths",
     "recursive",
     "modification",
+    "truncate",
     "create",
     "read",
     "response",
@@ -35,6 +36,8 @@ const MODIFICATIONS: &[(&str, Modification)] = &[
     ("any", Modification::Any),
 ];
 const RESPONSES: &[(&str, Response)] = &[("restore", Response::Restore), ("alert", Response::Alert)];
+const TRUNCATIONS: &[(&str, Truncation)] =
+    &[("refuse", Truncation::Refuse), ("restore", Truncation::Restore)];
 /// Of a policy that names none.
 const SEVERITY_DEFAULT: u8 = 5;
 
@@ -90,6 +93,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
     let action = findings.word_at(&fields, "action", ACTIONS).unwrap_or(Action::Block);
     let modification =
         findings.word_at(&fields, "modification", MODIFICATIONS).unwrap_or(Modification::Never);
+    let truncate = findings.word_at(&fields, "truncate", TRUNCATIONS).unwrap_or(Truncation::Refuse);
     let recursive = findings.boolean_at(&fields, "recursive").unwrap_or(true);
     let create = findings.boolean_at(&fields, "create").unwrap_or(false);
     let read = findings.boolean_at(&fields, "read").unwrap_or(true);
@@ -132,7 +136,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         }
     }
     if action == Action::Allow {
-        for key in ["modification", "writers", "create", "read", "response"] {
+        for key in ["modification", "truncate", "writers", "create", "read", "response"] {
             if let Some(span) = fields.key_span(key) {
                 let message = format!("`{key}` has no effect with `action = \"allow\"`");
                 findings.warn(span, message, "an allow policy permits everything: remove the key");
@@ -146,6 +150,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         paths,
         recursive,
         modification,
+        truncate,
         create,
         read,
         response: response.unwrap_or(Response::default_for(action, modification)),

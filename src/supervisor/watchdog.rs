@@ -48,7 +48,7 @@ impl Watchdog {
         for (index, slot) in page.slots.iter().enumerate() {
             let answered = slot.answered.load(Relaxed) + slot.refused.load(Relaxed);
             total += answered;
-            if slot.unanswered().is_some() && answered == self.answered[index] {
+            if slot.unanswered().next().is_some() && answered == self.answered[index] {
                 self.stuck[index] += 1;
             } else {
                 self.stuck[index] = 0;

@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Linux 6.13: an event whose file could not be opened carries `-errno` instead of failing the read.
-const FAN_REPORT_FD_ERROR: u32 = 0x2000;
+pub const FAN_REPORT_FD_ERROR: u32 = 0x2000;
+/// Linux 6.14, some filesystems only: an open file is read, written, mapped or resized, or one is truncated by path.
+pub const FAN_PRE_ACCESS: u64 = 0x0010_0000;
 
 /// The layout version this code was written for (`struct fanotify_event_metadata`).
 pub const METADATA_VERSION: u8 = 3;
@@ -22,6 +24,10 @@ impl Mask {
     pub const OPEN_PERM_CHILDREN: Self = Self(libc::FAN_OPEN_PERM | libc::FAN_EVENT_ON_CHILD);
     /// Opens of one file, for a permission group.
     pub const OPEN_PERM: Self = Self(libc::FAN_OPEN_PERM);
+    /// Accesses to the children of a directory, truncations by path among them.
+    pub const PRE_ACCESS_CHILDREN: Self = Self(FAN_PRE_ACCESS | libc::FAN_EVENT_ON_CHILD);
+    /// Accesses to one file.
+    pub const PRE_ACCESS: Self = Self(FAN_PRE_ACCESS);
     /// New entries that are not directories.
     pub const CREATE: Self = Self(libc::FAN_CREATE);
     /// Entries that come and go, directories included: of a directory above a protected tree.
@@ -35,6 +41,10 @@ impl Mask {
     /// A file's own metadata, the number of its names included: the directory of a new name may be anywhere.
     pub const LINKS: Self = Self(libc::FAN_ATTRIB);
 }
+
+/// The most events that a responder takes at once. Each answer wakes every opener that waits, so those that wait
+/// together are best looked at together, before the first answer, and answered in a row.
+pub const EVENTS_MAX: usize = 8;
 
 /// An answer to a permission event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +60,13 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
+    /// See [`Group::events_at_once`].
+    reports_errors: bool,
 }
 
 impl Group {
-    /// A group of class CONTENT: permission events with the opener's thread id and an event descriptor.
+    /// A group of class `PRE_CONTENT`: permission events with the opener's thread id and an event descriptor. The class
+    /// is as old as CONTENT; what it adds since 6.14 is the right to `FAN_PRE_ACCESS`, and it costs nothing by itself.
     ///
     /// `O_NONBLOCK` on event descriptors: the kernel opens the file inside read(2), and without it another
     /// user's write lease would stall that read, and with it every opener, for up to 45 s.
@@ -61,21 +74,19 @@ impl Group {
     /// # Errors
     /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` or `ENOSYS` where the kernel lacks permission events.
     pub fn permission() -> io::Result<Self> {
-        let flags = libc::FAN_CLASS_CONTENT
+        let flags = libc::FAN_CLASS_PRE_CONTENT
             | libc::FAN_CLOEXEC
             | libc::FAN_UNLIMITED_QUEUE
             | libc::FAN_UNLIMITED_MARKS
             | libc::FAN_REPORT_TID;
         let event_flags =
             libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE | libc::O_NONBLOCK | libc::O_NOATIME;
-        Self::init(flags | FAN_REPORT_FD_ERROR, event_flags).or_else(|error| {
+        match Self::init(flags | FAN_REPORT_FD_ERROR, event_flags) {
+            Ok(group) => Ok(Self { reports_errors: true, ..group }),
             // Kernels before 6.13 do not know the flag; there a read fails with the errno instead.
-            if error.raw_os_error() == Some(libc::EINVAL) {
-                Self::init(flags, event_flags)
-            } else {
-                Err(error)
-            }
-        })
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Self::init(flags, event_flags),
+            Err(error) => Err(error),
+        }
     }
 
     /// A group of class NOTIF that reports directory, name and target by file handle, non-blocking.
@@ -104,7 +115,14 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, reports_errors: false })
+    }
+
+    /// Of `most` permission events, how many one read may ask for without losing sight of a refusal: where an event
+    /// whose file cannot be opened fails the read, it does so only when it comes first. Later in the same read the
+    /// kernel refuses its opener and says nothing.
+    pub const fn events_at_once(&self, most: usize) -> usize {
+        if self.reports_errors { most } else { 1 }
     }
 
     /// For poll(2) and for handing on.
@@ -117,7 +135,7 @@ impl Group {
     /// # Errors
     /// `EMFILE`.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self { fd: self.fd.try_clone()?, reports_errors: self.reports_errors })
     }
 
     /// Adds `mask` to the mark of the object at `path`, not following a final symbolic link.
@@ -176,6 +194,28 @@ impl Group {
         // SAFETY: the buffer is valid and writable for its whole length.
         let n = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    }
+
+    /// Allows several events, each as [`Group::respond`] does, in one call: an opener that the first answer wakes
+    /// does not get this CPU before the last is given. On a file that only knows write(2), as a group is, writev(2) is
+    /// a loop of it in the kernel, one response to a part, up to the first that fails.
+    pub fn allow_all(&self, events: &[RawFd]) {
+        const RESPONSE_BYTES: usize = size_of::<libc::fanotify_response>();
+        let mut done = 0;
+        while let rest @ [_, ..] = &events[done..] {
+            let responses: [libc::fanotify_response; EVENTS_MAX] = std::array::from_fn(|at| {
+                libc::fanotify_response { fd: rest.get(at).copied().unwrap_or(-1), response: libc::FAN_ALLOW }
+            });
+            let parts = responses.each_ref().map(|response| libc::iovec {
+                iov_base: std::ptr::from_ref(response).cast_mut().cast(),
+                iov_len: RESPONSE_BYTES,
+            });
+            let count = rest.len().min(EVENTS_MAX);
+            // SAFETY: `count` does not exceed the parts, each of which describes a response that is only read.
+            let n = unsafe { libc::writev(self.fd.as_raw_fd(), parts.as_ptr(), count as i32) };
+            // An error is that of the first: its opener was killed and its event is gone.
+            done += usize::try_from(n).map_or(1, |n| (n / RESPONSE_BYTES).max(1));
+        }
     }
 
     /// Answers the pending event that was delivered with descriptor number `fd`, whichever process read it:

@@ -4,15 +4,13 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Linux 6.14: access events before the content is touched, truncate(2) included.
-const FAN_PRE_ACCESS: u64 = 0x0010_0000;
+use super::fanotify::{FAN_PRE_ACCESS, FAN_REPORT_FD_ERROR};
+
 /// Linux 6.14: mounts and unmounts.
 const FAN_REPORT_MNT: u32 = 0x4000;
 const FAN_MARK_MNTNS: u32 = 0x0110;
 const FAN_MNT_ATTACH: u64 = 0x0100_0000;
 const FAN_MNT_DETACH: u64 = 0x0200_0000;
-/// Linux 6.13.
-const FAN_REPORT_FD_ERROR: u32 = 0x2000;
 /// `lsm_list_modules` has the same number on every architecture.
 const SYS_LSM_LIST_MODULES: libc::c_long = 461;
 
@@ -58,7 +56,7 @@ pub fn event_fd_errors() -> io::Result<()> {
     init(libc::FAN_CLASS_CONTENT | FAN_REPORT_FD_ERROR).map(drop)
 }
 
-/// Permission events for truncate(2) on the file at `path`, which nobody else may be using.
+/// Permission events for truncate(2) on the file at `path`.
 ///
 /// # Errors
 /// Why not; some filesystems have none.

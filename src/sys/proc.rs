@@ -399,15 +399,23 @@ const CACHED_THREADS: usize = 64;
 #[derive(Debug)]
 pub struct RegisterCache {
     entries: [(i32, Option<OwnedFd>); CACHED_THREADS],
+    /// The last one that had to make room. To close it, most likely the last trace of a dead thread, takes as long as
+    /// to open one, and the opener need not wait for that.
+    replaced: Option<OwnedFd>,
 }
 
 impl Default for RegisterCache {
     fn default() -> Self {
-        Self { entries: std::array::from_fn(|_| (0, None)) }
+        Self { entries: std::array::from_fn(|_| (0, None)), replaced: None }
     }
 }
 
 impl RegisterCache {
+    /// Closes what had to make room.
+    pub fn close_replaced(&mut self) {
+        self.replaced = None;
+    }
+
     /// Reads the line of `tid` into `line`; how many bytes there are.
     ///
     /// # Errors
@@ -424,12 +432,19 @@ impl RegisterCache {
                 return Ok(n);
             }
         }
-        *entry = (0, None);
+        entry.0 = 0;
+        self.replaced = entry.1.take();
         let file = proc.open_file(tid, "syscall")?;
         let n = read_at(file.as_fd(), line, 0)?;
         *entry = (tid, Some(file));
         Ok(n)
     }
+}
+
+/// The size of a page of memory.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf(3) takes an integer.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// `/proc/<pid>/pagemap`: the bit that says that a page is in memory (Documentation/admin-guide/mm/pagemap.rst).
@@ -445,8 +460,7 @@ const PAGE_PRESENT: u64 = 1 << 63;
 pub fn read_resident_word(proc: &Proc, tid: i32, address: u64) -> io::Result<u64> {
     const WORD: usize = size_of::<u64>();
     let away = || io::Error::from_raw_os_error(libc::EFAULT);
-    // SAFETY: sysconf(3) takes an integer.
-    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let page = page_bytes();
     if address % page > page - WORD as u64 {
         return Err(away());
     }

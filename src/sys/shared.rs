@@ -1,15 +1,12 @@
-//! The page that supervisor and workers share: what has been read and not yet answered, and the counters.
-//!
-//! Responders let the kernel write events straight into it, so that an event is on record here the instant
-//! read(2) returns: copying it afterwards lost events when the worker was killed in between (measured).
+//! The page that supervisor and workers share: what has been read and not yet answered (`slot.rs`), and the counters.
 
 use std::cell::UnsafeCell;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use super::atomic_bytes::AtomicBytes;
-use super::fanotify::{Group, METADATA_VERSION};
+use super::fanotify::Group;
+use super::slot::Slot;
 
 /// The most responders of one worker; more threads than this only wake each other.
 pub const RESPONDERS_MAX: usize = 128;
@@ -24,117 +21,6 @@ pub const LEFTOVERS_MAX: usize = 512;
 /// Creations that are remembered. Each opener needs its own only until its verdict, so this is for bursts of
 /// allowed creations, and for those that happen while there is no worker.
 pub const CREATIONS_MAX: usize = 1024;
-
-/// `struct fanotify_event_metadata`, written by the kernel, cleared by whoever answers.
-#[repr(C, align(8))]
-#[derive(Debug, Default)]
-pub struct RawEvent {
-    /// 0: there is no unanswered event here.
-    length: AtomicU32,
-    version_and_sizes: AtomicU32,
-    mask: AtomicU64,
-    fd: AtomicI32,
-    tid: AtomicI32,
-}
-
-/// The bytes of one event.
-pub const EVENT_BYTES: usize = size_of::<RawEvent>();
-const _: () = assert!(EVENT_BYTES == size_of::<libc::fanotify_event_metadata>());
-
-/// One responder's part. 128 bytes apart, so that no two responders write to one cache line or to a pair that
-/// is fetched together.
-#[repr(C, align(128))]
-#[derive(Debug, Default)]
-pub struct Slot {
-    event: RawEvent,
-    /// Events answered; the supervisor watches that it moves.
-    pub answered: AtomicU64,
-    /// Events allowed.
-    pub allowed: AtomicU64,
-    /// Events denied.
-    pub denied: AtomicU64,
-    /// Events that the kernel refused by itself, because it could not open the file for us.
-    pub refused: AtomicU64,
-}
-
-/// What read(2) brought.
-#[derive(Debug)]
-pub enum Delivery {
-    /// A permission event: answer it.
-    Event(Arrival),
-    /// The kernel has refused the opener: it could not open the file for the gate.
-    Refused {
-        /// The opener.
-        tid: i32,
-        /// Why, as an errno.
-        errno: i32,
-    },
-    /// Nothing that wants an answer.
-    Nothing,
-}
-
-/// An event's descriptor with the opener's thread id. Answer it with [`Slot::answer`]; a drop without an answer
-/// closes the descriptor but leaves the event on record, so that the supervisor can still answer it.
-#[derive(Debug)]
-pub struct Arrival {
-    /// Opened by the kernel for reading only.
-    pub fd: OwnedFd,
-    /// The opener.
-    pub tid: i32,
-}
-
-impl Slot {
-    /// Waits for one event. The kernel writes it into this slot.
-    ///
-    /// # Errors
-    /// Those of read(2); see [`Group::read`].
-    pub fn receive(&self, group: &Group) -> io::Result<Delivery> {
-        // SAFETY: the slot lies in a mapping that is never unmapped, RawEvent has the size and layout of one
-        // event, and all its fields are atomics, so a write from the kernel is a write to shared memory.
-        let n = unsafe {
-            libc::read(group.as_fd().as_raw_fd(), (&raw const self.event).cast_mut().cast(), EVENT_BYTES)
-        };
-        if n < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if (n as usize) < EVENT_BYTES {
-            return Ok(Delivery::Nothing);
-        }
-        let version = self.event.version_and_sizes.load(Ordering::Relaxed) as u8;
-        let fd = self.event.fd.load(Ordering::Relaxed);
-        let tid = self.event.tid.load(Ordering::Relaxed);
-        if version != METADATA_VERSION {
-            self.clear();
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "unknown layout of fanotify events"));
-        }
-        if fd < 0 {
-            // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
-            self.clear();
-            return Ok(if fd == libc::FAN_NOFD {
-                Delivery::Nothing
-            } else {
-                Delivery::Refused { tid, errno: -fd }
-            });
-        }
-        // SAFETY: the kernel has just installed this descriptor in our table for this event.
-        Ok(Delivery::Event(Arrival { fd: unsafe { OwnedFd::from_raw_fd(fd) }, tid }))
-    }
-
-    /// The event is answered: takes it off the record. Before its descriptor is closed, so that its number
-    /// cannot be given to another event while it still stands here.
-    pub fn clear(&self) {
-        self.event.length.store(0, Ordering::Release);
-    }
-
-    /// The unanswered event on record, if any: descriptor number (in the worker that read it) and thread id.
-    pub fn unanswered(&self) -> Option<(RawFd, i32)> {
-        if self.event.length.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let fd = self.event.fd.load(Ordering::Relaxed);
-        (fd >= 0).then(|| (fd, self.event.tid.load(Ordering::Relaxed)))
-    }
-}
 
 /// How far the worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

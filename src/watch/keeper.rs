@@ -426,7 +426,9 @@ impl Keeper {
             if self.is_quiet() {
                 self.look_around();
             }
-            self.note_state();
+            if self.patrolled.as_os_str().is_empty() {
+                self.note_state();
+            }
         }
         self.save();
         if learned {
@@ -526,7 +528,7 @@ impl Keeper {
             && inode.is_file()
         {
             let snapshot = self.snapshot();
-            self.marker(&snapshot).mark_file(&path, inode.id, &mut Report::default());
+            self.marker(&snapshot).mark_inode(&path, inode.id, &mut Report::default());
         }
     }
 
@@ -537,7 +539,7 @@ impl Keeper {
         if let Some(expected) = self.healer.inventory().get(path)
             && expected.is_file()
         {
-            marker.mark_file(path, expected.id, &mut Report::default());
+            marker.mark_inode(path, expected.id, &mut Report::default());
         }
     }
 
@@ -546,7 +548,7 @@ impl Keeper {
         let snapshot = self.snapshot();
         let marker = self.marker(&snapshot);
         for (path, expected) in self.healer.inventory().iter().filter(|(_, expected)| expected.is_file()) {
-            marker.mark_file(path, expected.id, &mut Report::default());
+            marker.mark_inode(path, expected.id, &mut Report::default());
         }
     }
 
@@ -559,7 +561,7 @@ impl Keeper {
             .collect();
         for place in new {
             if let Ok(name) = CString::new(place.as_os_str().as_bytes()) {
-                let _ = self.shared.groups.mark_directory(&name, Written::Ignored);
+                let _ = self.shared.groups.mark_directory(&name, Written::Ignored, false);
             }
             self.stores.push(place);
         }

@@ -73,7 +73,7 @@ impl Reporter {
         let mut record = self.take(verdict.policy, snapshot.generation)?;
         record.kind = Kind::Detected;
         record.time_ns = clock::realtime_ns();
-        record.what = what(change);
+        record.what = change.into();
         record.reason = Some(verdict.reason);
         record.snapshot = Some(Arc::clone(snapshot));
         record.policy = verdict.policy;
@@ -162,11 +162,4 @@ fn detail(action: &Action) -> String {
         add(format!("the quarantine is full, dropped: {}", action.dropped.join(" ")));
     }
     text
-}
-
-const fn what(change: Change) -> What {
-    match change {
-        Change::Access(access) => What::Access(access),
-        Change::Mutation(mutation) => What::Mutation(mutation),
-    }
 }

@@ -12,10 +12,10 @@ use super::Worker;
 use super::signals::Signals;
 use crate::audit::text::Rfc3339;
 use crate::control::protocol::{
-    Command, Finding, Inactive, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply, Unmarked,
+    Command, Finding, Inactive, Latency, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply, Unmarked,
 };
-use crate::sys::clock;
 use crate::sys::shared::Stage;
+use crate::sys::{clock, histogram};
 
 /// How long a caller may take to send its line and to take its answer. It is root, but it may be stopped.
 const CALLER_PATIENCE: Duration = Duration::from_secs(2);
@@ -80,6 +80,8 @@ impl Worker {
             + page.total(|slot| &slot.refused)
             + page.supervisor_denied.load(Relaxed)
             + own.denied.load(Relaxed);
+        let slots = page.slots.iter().chain([own]);
+        let buckets = histogram::sum(slots.map(|slot| &slot.latency));
         let last_loss_ns = gauge.last_loss_ns.unwrap_or(0).max(page.last_loss_ns.load(Relaxed));
         StatusReply {
             ready: page.stage() == Stage::Ready,
@@ -94,6 +96,11 @@ impl Worker {
             events: allowed + denied,
             allowed,
             denied,
+            latency: Latency {
+                p50_ns: histogram::percentile(&buckets, 50),
+                p99_ns: histogram::percentile(&buckets, 99),
+                buckets,
+            },
             healed: page.healed.load(Relaxed),
             lost: gauge.lost + page.lost.load(Relaxed),
             queue_depth: gauge.queue_depth as u64,

@@ -18,6 +18,7 @@ use crate::sys::file::{self, Stat};
 use crate::sys::path::FixedPath;
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::Leftover;
+use crate::touch::{Touch, touch_of};
 use crate::verdict::{Change, Reason, decide};
 
 /// The opener was refused within this time after it had made the file, nanoseconds: the verdict of a dead worker's
@@ -66,6 +67,7 @@ struct Aftermath<'a> {
 
 impl Aftermath<'_> {
     fn settle(&mut self, tid: i32, left: &Leftover) {
+        let syscall = left.syscall.load(Relaxed);
         let flags = Some(left.flags.load(Relaxed)).filter(|&flags| flags != u64::MAX);
         let made = if flags.is_none_or(classify::may_create) { self.file_made_by(tid, left) } else { None };
         let gone = left.rolled_back.load(Relaxed) != 0;
@@ -77,6 +79,7 @@ impl Aftermath<'_> {
         let access = match flags {
             _ if rolled_back.is_some() => Access::Create,
             Some(flags) => classify::access_of_flags(flags),
+            None if touch_of(syscall) != Touch::Uses => Access::Truncate,
             None => Access::Unknown,
         };
         record.kind = Kind::Deny;
@@ -100,8 +103,8 @@ impl Aftermath<'_> {
             record.policy = decide(&self.snapshot, rule, change, WriterMask::NONE).policy;
             record.snapshot = Some(Arc::clone(&self.snapshot));
         }
-        record.syscall = left.syscall.load(Relaxed);
-        record.syscall_i386 = classify::is_i386(record.syscall);
+        record.syscall = syscall;
+        record.syscall_i386 = classify::is_i386(syscall);
         record.flags = flags;
         record.rolled_back = rolled_back;
         capture::capture(&mut record, &self.proc, &mut self.parents, tid);

@@ -166,7 +166,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
     page.set_stage(Stage::Ready);
     let (directories, files) = worker.shared.table.len();
     let detail = format!(
-        "{} mode, {} policies on {} paths, {directories} directories and {files} linked files marked",
+        "{} mode, {} policies on {} paths, {directories} directories and {files} files marked",
         worker.options.mode.as_str(),
         snapshot.policies.len(),
         snapshot.roots.len(),

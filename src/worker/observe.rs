@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::access::{Access, Mutation};
-use crate::audit::record::{Kind, What};
+use crate::audit::record::Kind;
 use crate::event::Notification;
 use crate::gate::Shared;
 use crate::subject::{Verifier, capture};
@@ -58,10 +58,7 @@ impl Observer {
             let Some(mut record) = shared.audit.take(verdict.policy, snapshot.generation) else { continue };
             record.kind = Kind::Audit;
             record.time_ns = clock::realtime_ns();
-            record.what = match change {
-                Change::Access(access) => What::Access(access),
-                Change::Mutation(mutation) => What::Mutation(mutation),
-            };
+            record.what = change.into();
             record.detail = record.push_text(if verdict.outcome == Outcome::Deny {
                 b"observe mode: enforce mode would have refused or undone this"
             } else {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use writegate::access::Access;
 use writegate::audit::context::{Container, Context, Owner};
 use writegate::audit::record::{Ancestor, Kind, Object, ObjectKind, Record, What};
-use writegate::policy::model::{Action, Modification, Origin, Policy, ProtectedPath, Response};
+use writegate::policy::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
 use writegate::policy::snapshot::{CompiledPolicy, Snapshot, WriterMask};
 use writegate::trie::PathTrie;
 use writegate::verdict::Reason;
@@ -22,6 +22,7 @@ pub fn snapshot(generation: u64) -> Arc<Snapshot> {
         paths: vec![ProtectedPath { path: PathBuf::from("/usr/bin"), tree: true }],
         recursive: true,
         modification: Modification::Never,
+        truncate: Truncation::Refuse,
         create: false,
         read: true,
         response: Response::Restore,

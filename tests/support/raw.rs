@@ -102,13 +102,13 @@ pub fn reopen(path: &Path, first: i32, flags: i32) -> io::Result<OwnedFd> {
     openat(Path::new(&format!("/proc/thread-self/fd/{}", held.as_raw_fd())), flags)
 }
 
-/// The 32-bit system call table, from a 64-bit process.
+/// A call of the 32-bit table that takes a path and two integers, from a 64-bit process.
 #[cfg(target_arch = "x86_64")]
-pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+fn call_i386(number: i64, path: &Path, second: i64, third: i64) -> io::Result<i32> {
     let name = cstr(path);
     let name = name.as_bytes_with_nul();
     assert!(name.len() <= 4096);
-    // SAFETY: a fresh mapping below 4 GiB, because int 0x80 takes 32-bit addresses.
+    // SAFETY: a page of our own, where 32-bit addresses reach it.
     let low = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -123,40 +123,76 @@ pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: the page is ours and large enough.
     unsafe { low.cast::<u8>().copy_from_nonoverlapping(name.as_ptr(), name.len()) };
     let result: i64;
-    // SAFETY: open of the i386 table; rbx is the compiler's, so it is put back.
+    // SAFETY: the call reads the path; rbx is the compiler's, so it is put back.
     unsafe {
         std::arch::asm!(
             "xchg rbx, {path}",
             "int 0x80",
             "xchg rbx, {path}",
             path = inout(reg) low => _,
-            inout("rax") 5_i64 => result,
-            in("rcx") i64::from(flags),
-            in("rdx") 0o644_i64,
+            inout("rax") number => result,
+            in("rcx") second,
+            in("rdx") third,
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
         );
         libc::munmap(low, 4096);
     }
     let result = result as i32;
-    if result < 0 {
-        return Err(io::Error::from_raw_os_error(-result));
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    owned(call_i386(5, path, i64::from(flags), 0o644)?.into())
+}
+
+/// truncate(2) of the 32-bit table.
+#[cfg(target_arch = "x86_64")]
+pub fn truncate_i386(path: &Path, length: i64) -> io::Result<()> {
+    call_i386(92, path, length, 0).map(drop)
+}
+
+/// truncate64(2) of the 32-bit table: the length in two halves.
+#[cfg(target_arch = "x86_64")]
+pub fn truncate64_i386(path: &Path, length: i64) -> io::Result<()> {
+    call_i386(193, path, length & 0xffff_ffff, length >> 32).map(drop)
+}
+
+pub fn truncate(path: &Path, length: i64) -> io::Result<()> {
+    let path = cstr(path);
+    // SAFETY: truncate(2) reads a NUL-terminated path.
+    match unsafe { libc::truncate(path.as_ptr(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    owned(c_long::from(result))
 }
 
 /// `openat` of `io_uring`, in the caller's context or, with `IOSQE_ASYNC`, in a worker thread of the kernel.
 pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Result<OwnedFd> {
     let path = cstr(path);
-    let mut ring = IoUring::new(4)?;
     let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(flags).mode(0o644).build();
-    // SAFETY: the path lives until the completion has been waited for.
-    unsafe { ring.submission().push(&open.flags(submission)) }.expect("room for one entry");
+    owned(submit(&open.flags(submission))?.into())
+}
+
+fn submit(entry: &squeue::Entry) -> io::Result<i32> {
+    let mut ring = IoUring::new(4)?;
+    // SAFETY: what the entry points to lives until the completion has been waited for.
+    unsafe { ring.submission().push(entry) }.expect("room for one entry");
     ring.submit_and_wait(1)?;
     let result = ring.completion().next().expect("one completion").result();
-    if result < 0 {
-        return Err(io::Error::from_raw_os_error(-result));
-    }
-    owned(c_long::from(result))
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
+
+/// ftruncate of `io_uring`, which a worker thread of the kernel does.
+pub fn ftruncate_uring(file: &std::fs::File, length: u64) -> io::Result<()> {
+    submit(&opcode::Ftruncate::new(types::Fd(file.as_raw_fd()), length).build()).map(drop)
+}
+
+/// A read of `io_uring`.
+pub fn read_uring(file: &std::fs::File, buffer: &mut [u8], submission: squeue::Flags) -> io::Result<usize> {
+    let length = buffer.len() as u32;
+    let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), length).build();
+    submit(&read.flags(submission)).map(|n| n as usize)
 }
 
 /// Takes, changes or gives up a lease on an open file.
