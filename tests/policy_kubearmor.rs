@@ -69,7 +69,7 @@ fn the_seed_protects_sbin_where_its_label_is() {
     assert_eq!(touch.policy.as_deref(), Some("harden-mysql-file-integrity-monitoring"));
     assert_eq!(ask("/sbin/deep/er/file", "write").verdict, "deny");
     assert_eq!(ask("/sbin/file", "read").verdict, "allow");
-    assert_eq!(ask("/sbin/file", "unlink").enforcement, Enforcement::None);
+    assert_eq!(ask("/sbin/file", "unlink").enforcement, Enforcement::Healed);
     assert_eq!(ask("/home/file", "write").policy, None);
     let sbin = snapshot.roots.iter().find(|root| root.path == Path::new("/usr/sbin")).expect("a root");
     assert_eq!(sbin.aliases, [PathBuf::from("/sbin")]);

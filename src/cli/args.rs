@@ -192,12 +192,15 @@ pub struct ExplainArgs {
 /// Show what this kernel and container allow, and what becomes of each kind of change
 ///
 /// Probes the running kernel. Each way to change a file is prevented, healed, detected or not covered, and why.
+/// Where a gate runs, it is asked what it could not put back.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   writegate doctor
   writegate doctor --json | jq '.coverage[] | select(.class == \"none\")'")]
 pub struct DoctorArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
     #[command(flatten)]
     pub json: JsonArgs,
 }

@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => explain::explain(args),
-        Command::Doctor(args) => crate::doctor::doctor(args.json.json),
+        Command::Doctor(args) => crate::doctor::doctor(&args.control.control, args.json.json),
         Command::Demo(args) => demo(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Audit(AuditCommand::Tail(args)) => audit::tail(args),

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::account::{Account, UNHELD_TOLD};
 use super::duty::{duties, duty_at};
 use super::incident::Incident;
 use super::journal::Journal;
 use super::mounts::Covered;
-use super::report::{About, Account, Reporter, describe};
+use super::report::{About, Reporter, describe};
 use super::trust::Trust;
 use crate::access::{Access, Mutation};
 use crate::audit::record::Kind;
@@ -117,7 +118,7 @@ impl Keeper {
         let inventory = kept.unwrap_or_else(|| Inventory::new(false));
         let healer = Healer::new(inventory, vault, quarantine, duties(snapshot));
         let mut keeper = Self {
-            reporter: Reporter::new(shared.audit.clone()),
+            reporter: Reporter::new(shared.audit.clone(), Arc::clone(&account)),
             shared,
             journal,
             notes,
@@ -152,6 +153,11 @@ impl Keeper {
         }
         keeper.note_state();
         Ok(keeper)
+    }
+
+    /// What comes now the worker before this one may have died of: subjects' memory is left alone.
+    pub const fn spare_memory(&mut self, spare: bool) {
+        self.reporter.spare_memory = spare;
     }
 
     /// Before each batch of notifications.
@@ -248,7 +254,10 @@ impl Keeper {
         }
         let matter = writers_that_matter(&snapshot, rule, change);
         let in_force = Arc::clone(&self.in_force.1);
-        let trusted = self.trust.of(&in_force, &self.proc, incident.tid, matter);
+        let trusted = {
+            let _look = self.account.look();
+            self.trust.of(&in_force, &self.proc, incident.tid, matter)
+        };
         let verdict = decide(&snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             self.trusted_at = Some(Instant::now());
@@ -311,7 +320,7 @@ impl Keeper {
             }
             return;
         }
-        let record = self.reporter.open(&self.proc, about);
+        let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
         let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
         let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject };
         let actions = match incident.now.as_deref().filter(|_| change == Change::Mutation(Mutation::Link)) {
@@ -357,7 +366,7 @@ impl Keeper {
                 let change = about.map_or(Change::Mutation(Mutation::Chmod), |about| about.change);
                 let tid = about.map_or(0, |about| about.tid);
                 let about = About { snapshot: &snapshot, verdict, change, path: &action.path, tid };
-                self.reporter.open(&self.proc, about)
+                self.reporter.open(&self.proc, self.trust.lineage(), about)
             });
             let Some(mut record) = record else { continue };
             if about.is_none_or(|about| about.path != action.path) {
@@ -375,7 +384,7 @@ impl Keeper {
     }
 
     fn report(&mut self, about: About<'_>) {
-        let Some(mut record) = self.reporter.open(&self.proc, about) else { return };
+        let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };
         record.kind = if about.verdict.outcome == Outcome::Audit { Kind::Audit } else { Kind::Detected };
         self.reporter.send(record);
     }
@@ -386,7 +395,7 @@ impl Keeper {
         let verdict = standing_verdict(&snapshot, &covered.path);
         let change = Change::Mutation(Mutation::Mount);
         let about = About { snapshot: &snapshot, verdict, change, path: &covered.path, tid: 0 };
-        let Some(mut record) = self.reporter.open(&self.proc, about) else { return };
+        let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };
         record.alias = record.push_text(covered.point.as_os_str().as_bytes());
         record.detail =
             record.push_text(b"something was mounted over it: what is below is not what is protected");
@@ -592,6 +601,8 @@ impl Keeper {
         account.links.store(usage.links as u64, Relaxed);
         account.copies.store(usage.copies as u64, Relaxed);
         account.unheld.store(usage.unheld as u64, Relaxed);
+        let first = self.healer.vault().unheld().take(UNHELD_TOLD);
+        *account.unheld_first.lock() = first.map(|(path, failure)| (path.to_owned(), failure)).collect();
         account.quarantined.store(self.healer.quarantine().list().count() as u64, Relaxed);
     }
 

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::Worker;
 use super::signals::Signals;
 use crate::audit::text::Rfc3339;
 use crate::control::protocol::{
-    Command, Finding, Inactive, Latency, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply, Unmarked,
+    Command, Finding, Healing, Inactive, Latency, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply,
+    Unmarked,
 };
 use crate::sys::shared::Stage;
 use crate::sys::{clock, histogram};
@@ -31,6 +33,7 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
         ];
         // EINTR and the like: everything is looked at anyway.
         let _ = poll(&mut fds, PollTimeout::from(WAIT_MS));
+        worker.look_at_watcher();
         let came = signals.take();
         if came.stop {
             return;
@@ -49,6 +52,14 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
             let _ = answer(worker, &caller);
         }
     }
+}
+
+fn not_covered(paths: &[(PathBuf, impl ToString)]) -> Vec<Unmarked> {
+    let shown = |(path, error): &(PathBuf, _)| Unmarked {
+        path: path.to_string_lossy().into_owned(),
+        error: ToString::to_string(error),
+    };
+    paths.iter().map(shown).collect()
 }
 
 fn answer(worker: &Worker, caller: &UnixStream) -> io::Result<()> {
@@ -102,6 +113,7 @@ impl Worker {
                 buckets,
             },
             healed: page.healed.load(Relaxed),
+            healing: self.healing(),
             lost: gauge.lost + page.lost.load(Relaxed),
             queue_depth: gauge.queue_depth as u64,
             uptime_s: clock::realtime_ns().saturating_sub(page.started_ns.load(Relaxed)) / 1_000_000_000,
@@ -114,16 +126,21 @@ impl Worker {
                 count: gauge.last_loss_count,
                 time: Rfc3339 { ns: last_loss_ns, digits: 9 }.to_string(),
             }),
-            unmarked: self
-                .unmarked
-                .lock()
-                .iter()
-                .map(|(path, error)| Unmarked {
-                    path: path.to_string_lossy().into_owned(),
-                    error: error.clone(),
-                })
-                .collect(),
+            unmarked: not_covered(&self.unmarked.lock()),
+            unheld: not_covered(&self.account.unheld_first.lock()),
             audit_log: self.options.audit_log.to_string_lossy().into_owned(),
+        }
+    }
+
+    fn healing(&self) -> Healing {
+        let account = &self.account;
+        Healing {
+            names: account.names.load(Relaxed),
+            learning: account.learning.load(Relaxed) != 0,
+            links: account.links.load(Relaxed),
+            copies: account.copies.load(Relaxed),
+            unheld: account.unheld.load(Relaxed),
+            quarantined: account.quarantined.load(Relaxed),
         }
     }
 

@@ -17,7 +17,6 @@ use crate::marks::{Marker, Places};
 use crate::options::Mode;
 use crate::policy::snapshot::Snapshot;
 use crate::supervisor::Inheritance;
-use crate::sys::clock;
 use crate::sys::fanotify::Group;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
@@ -96,11 +95,12 @@ impl Watcher {
         let shared = Arc::clone(&self.worker.shared);
         let Some(watch) = &shared.groups.watch else { return };
         // What the worker before this one had read and not dealt with.
+        self.spare_memory(true);
         self.work_off();
+        self.spare_memory(false);
         let mut timeout = Duration::ZERO;
         loop {
             let remounted = self.wait(watch, timeout);
-            self.worker.account.busy_since_ns.store(clock::monotonic_ns(), Relaxed);
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
@@ -111,7 +111,12 @@ impl Watcher {
                 self.look_at_mounts();
             }
             timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
-            self.worker.account.busy_since_ns.store(0, Relaxed);
+        }
+    }
+
+    fn spare_memory(&mut self, spare: bool) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.spare_memory(spare);
         }
     }
 
