@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::sys::fanotify::{Group, Mask};
 
@@ -46,22 +47,22 @@ impl Groups {
         Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
     }
 
-    /// Marks a directory for everything this gate wants to know of its entries.
+    /// Marks an open directory for everything this gate wants to know of its entries.
     ///
     /// # Errors
     /// Only the permission mark's, or in observe mode the watch's: the rest is evidence, not protection, and
     /// filesystems without file handles refuse it.
-    pub fn mark_directory(&self, path: &CStr) -> io::Result<()> {
+    pub fn mark_directory(&self, directory: BorrowedFd<'_>) -> io::Result<()> {
         if let Some(gate) = &self.gate {
-            gate.mark_add(Mask::OPEN_PERM_CHILDREN, path)?;
+            gate.mark_object(Mask::OPEN_PERM_CHILDREN, directory)?;
             if let Some(creates) = &self.creates {
-                let _ = creates.mark_add(Mask::CREATE, path);
+                let _ = creates.mark_object(Mask::CREATE, directory);
             }
             if let Some(watch) = &self.watch {
-                let _ = watch.mark_add(Mask::TOPOLOGY, path);
+                let _ = watch.mark_object(Mask::TOPOLOGY, directory);
             }
         } else if let Some(watch) = &self.watch {
-            watch.mark_add(Mask::CHANGES, path)?;
+            watch.mark_object(Mask::CHANGES, directory)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 mod groups;
 mod places;
 pub mod table;
+mod tree;
 mod walk;
 
 pub use groups::Groups;

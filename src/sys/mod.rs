@@ -6,6 +6,7 @@ pub mod atomic_bytes;
 pub mod attack;
 pub mod child;
 pub mod clock;
+pub mod directory;
 pub mod fanotify;
 pub mod features;
 pub mod file;
