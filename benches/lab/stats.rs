@@ -120,20 +120,19 @@ impl Metric {
 
 /// The quartiles of the ratios of the two in each round: 25 %, median, 75 %.
 pub fn ratio(of: &Series, to: &Series, metric: Metric) -> [f64; 3] {
-    let mut ratios: Vec<f64> = of
-        .slices
-        .iter()
-        .filter_map(|slice| {
-            let other = to.slices.iter().find(|other| other.round == slice.round)?;
-            Some(metric.of(slice) / metric.of(other))
-        })
-        .filter(|ratio| ratio.is_finite())
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        if ratios.is_empty() { f64::NAN } else { ratios[((ratios.len() - 1) as f64 * part).round() as usize] }
-    };
-    [at(0.25), at(0.5), at(0.75)]
+    let ratios = of.slices.iter().filter_map(|slice| {
+        let other = to.slices.iter().find(|other| other.round == slice.round)?;
+        Some(metric.of(slice) / metric.of(other))
+    });
+    quartiles(ratios.filter(|ratio| ratio.is_finite()).collect())
+}
+
+/// 25 %, median, 75 %.
+pub fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [0.25, 0.5, 0.75].map(|part| {
+        if values.is_empty() { f64::NAN } else { values[((values.len() - 1) as f64 * part).round() as usize] }
+    })
 }
 
 /// Of the two in each round, the median difference.
