@@ -22,19 +22,26 @@ pub struct Entry<'b> {
     pub name: &'b CStr,
 }
 
-/// Opens a directory to be marked and read; not through a final symbolic link.
+/// Opens a directory to be marked and read; not through a final symbolic link. Where we may, its time of access
+/// stays as it is: a walk must not make the filesystem write to every directory.
 ///
 /// # Errors
 /// Those of open(2); `ENOTDIR` for what is none, `ELOOP` or `ENOTDIR` for a link.
 pub fn open(path: &CStr) -> io::Result<OwnedFd> {
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    // SAFETY: `path` is NUL-terminated; without O_CREAT there is no mode.
-    let fd = unsafe { libc::open(path.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    const FLAGS: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let open = |flags| {
+        // SAFETY: `path` is NUL-terminated; without O_CREAT there is no mode.
+        let fd = unsafe { libc::open(path.as_ptr(), flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    open(FLAGS | libc::O_NOATIME).or_else(|error| {
+        // Not for whose owner has no id in our user namespace.
+        if error.raw_os_error() == Some(libc::EPERM) { open(FLAGS) } else { Err(error) }
+    })
 }
 
 /// The next entries of an open directory, without `.` and `..`; `None` behind the last.
