@@ -110,6 +110,13 @@ impl Marker<'_> {
                 MarkKind::File => self.groups.unmark_file(&path),
             }
         }
+        for (id, path) in self.table.take_unwanted_truncations() {
+            if let Ok(path) = CString::new(path.into_vec())
+                && names(&path, id)
+            {
+                self.groups.unmark_truncations(&path);
+            }
+        }
     }
 
     /// `path` has just appeared: marks what of it is protected, and the roots that waited for it.
