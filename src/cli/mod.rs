@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod check;
 mod explain;
+mod quarantine;
 mod reload;
 pub mod report;
 mod run;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AuditCommand, Cli, Command, DemoArgs};
+use args::{AuditCommand, Cli, Command, DemoArgs, QuarantineCommand};
 use report::{Failure, Report};
 
 use crate::demo;
@@ -45,6 +46,9 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Audit(AuditCommand::Tail(args)) => audit::tail(args),
+        Command::Quarantine(QuarantineCommand::List(args)) => quarantine::list(&args),
+        Command::Quarantine(QuarantineCommand::Show(args)) => quarantine::show(&args),
+        Command::Quarantine(QuarantineCommand::Release(args)) => quarantine::release(&args),
     };
     done.and_then(Report::print).unwrap_or_else(|failure| failure.print())
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::features::Features;
 use crate::access::Mutation;
 use crate::policy::explain::{Enforcement, enforcement_of};
+use crate::policy::model::Response;
 use crate::verdict::Change;
 
 /// A row of the answer.
@@ -59,12 +60,12 @@ const fn none(mutation: &'static str, why: &'static str) -> Entry {
 }
 
 const fn of(change: Mutation, mutation: &'static str, why: &'static str) -> Entry {
-    Entry { class: enforcement_of(Change::Mutation(change)), ..none(mutation, why) }
+    let needs = &["permission_events", "thread_ids", "notification_targets"];
+    Entry { class: enforcement_of(Change::Mutation(change), Response::Restore), needs, ..none(mutation, why) }
 }
 
-const NO_EVENT: &str = "no permission event exists for it; this release records names in observe mode only";
-const NO_WATCH: &str =
-    "no permission event exists for it; this release records metadata in observe mode only";
+const NO_EVENT: &str = "no permission event exists for it; the watch sees it and puts it back";
+const NO_WATCH: &str = "no permission event exists for it; the watch sees it and puts it back";
 const EXACT: &str = "the opener's registers show its flags, and they cannot change while it is blocked";
 
 const TABLE: &[Entry] = &[
@@ -145,11 +146,7 @@ const TABLE: &[Entry] = &[
     of(Mutation::Rename, "rename something over a protected name", NO_EVENT),
     of(Mutation::Link, "make a hard link: link", NO_EVENT),
     of(Mutation::Link, "make a symbolic link: symlink", NO_EVENT),
-    of(
-        Mutation::Mkdir,
-        "make a directory: mkdir",
-        "no permission event exists for it; the directory stays, files in it are refused",
-    ),
+    of(Mutation::Mkdir, "make a directory: mkdir", NO_EVENT),
     of(Mutation::Mkdir, "make a FIFO, socket or device node: mknod", NO_EVENT),
     of(Mutation::Chmod, "change permissions: chmod", NO_WATCH),
     of(Mutation::Chown, "change owner or group: chown", NO_WATCH),

@@ -315,7 +315,7 @@ impl Keeper {
         }
         let record = self.reporter.open(&self.proc, about);
         let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
-        let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject, seq: 0 };
+        let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject };
         let actions = match incident.now.as_deref().filter(|_| change == Change::Mutation(Mutation::Link)) {
             Some(name) => self.undo_link(path, name, &hint),
             None => self.healer.reconcile(path, &hint),
@@ -414,6 +414,9 @@ impl Keeper {
         self.settle_opened();
         let due = self.healer.due();
         self.conclude(due, None, None);
+        for filed in self.shared.audit.take_filed() {
+            self.healer.file(&filed.id, filed.seq);
+        }
         if self.vault_disturbed && self.reheld.elapsed() >= REHOLD_EVERY {
             self.vault_disturbed = false;
             self.reheld = Instant::now();
