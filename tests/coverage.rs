@@ -144,8 +144,11 @@ fn verdicts<'a>(records: &[&'a Value]) -> BTreeSet<&'a str> {
 /// Tries one way at one place.
 fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> Tried {
     let before = Before::of(place, way);
-    let result = (way.run)(place);
-    let done = Instant::now();
+    // The attacker does it and goes.
+    let (result, done) = std::thread::scope(|scope| {
+        let attacker = scope.spawn(|| ((way.run)(place), Instant::now()));
+        attacker.join().expect("no panic")
+    });
     let limit = if expected == Enforcement::Healed { HEALED_WITHIN } else { GIVEN_UP_AFTER };
     let mut seen = None;
     while seen.is_none() && done.elapsed() < limit {
@@ -175,9 +178,14 @@ fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> 
     }
     let records = records_of(&found, place);
     let said = verdicts(&records);
+    let paths_of = |verdict: &str| -> BTreeSet<_> {
+        records.iter().filter(|record| record["verdict"] == verdict).map(|record| record["path"].to_string()).collect()
+    };
+    // What was refused needs no healing; what came before it may.
+    let twice = paths_of("deny").intersection(&paths_of("healed")).next().is_some();
     let refused = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     let class = match &right {
-        Ok(()) if refused && said.contains("deny") && !said.contains("healed") => Enforcement::Prevented,
+        Ok(()) if refused && said.contains("deny") && !twice => Enforcement::Prevented,
         Ok(()) if result.is_ok() && said.contains("healed") => Enforcement::Healed,
         _ if said.contains("detected") || said.contains("healed") => Enforcement::Detected,
         _ => Enforcement::None,

@@ -115,10 +115,13 @@ const TABLE: &[Entry] = &[
     prevented("write through a bind mount, made before or after the start", OBJECT),
     prevented("write from another mount namespace or container", OBJECT),
     prevented("write through a hard link that exists when the gate starts or reloads", OBJECT),
-    prevented("write through a hard link made later, outside every protected tree", OBJECT),
-    prevented(
+    healed(
+        "write through a hard link made later, outside every protected tree",
+        "the name is taken away; until then its opens are refused, because the file itself is marked",
+    ),
+    healed(
         "write in a directory made later in a protected tree",
-        "new directories are marked as soon as they are reported",
+        "new directories are marked as soon as they are reported, so opens in one are refused until it is taken away",
     ),
     healed("write through a descriptor from before the start", COPY),
     healed(

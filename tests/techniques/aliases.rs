@@ -12,6 +12,7 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::names::remove_all;
 use super::{CONTENT, Place, Way, way, write};
 
 /// Nobody in particular.
@@ -89,9 +90,9 @@ pub const WAYS: &[Way] = &[
     way(WRITE_NEW, "link", |p| {
         fs::hard_link(p.file(), p.out("late"))?;
         match write(&p.out("late")) {
-            // It is gone already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            Ok(()) => Err(io::ErrorKind::InvalidData.into()),
+            // Refused, or the name is gone already.
+            Err(_) => Ok(()),
         }
     }),
     way(NAMES, "symbolic link to the directory, unlink", |p| {
@@ -120,7 +121,7 @@ pub const WAYS: &[Way] = &[
         fs::write(deep(p), CONTENT)
     }),
     way(STRANGE, "rm -r of 4,000 bytes of path", |p| {
-        fs::remove_dir_all(p.at(&"d".repeat(200)))
+        remove_all(&p.at(&"d".repeat(200)))
     })
     .prepare(|p| {
         fs::create_dir_all(deep(p).parent().expect("above"))?;

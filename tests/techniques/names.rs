@@ -45,7 +45,7 @@ pub const WAYS: &[Way] = &[
     way(UNLINK, "unlinkat", |p| Ok(unlinkat(AT_FDCWD, &p.at("dir/inner"), UnlinkatFlags::NoRemoveDir)?)),
     way(UNLINK, "of a FIFO", |p| fs::remove_file(p.at("fifo"))),
     way(UNLINK, "of a symbolic link", |p| fs::remove_file(p.at("link"))).remade(),
-    way(RMDIR, "rm -r", |p| fs::remove_dir_all(p.at("dir"))).remade(),
+    way(RMDIR, "rm -r", |p| remove_all(&p.at("dir"))).remade(),
     way(RMDIR, "unlink, rmdir", |p| {
         fs::remove_file(p.at("dir/inner"))?;
         match fs::remove_dir(p.at("dir")) {
@@ -126,7 +126,7 @@ fn too_late(error: io::Error) -> io::Result<()> {
 }
 
 /// As rm -r does it, once: what comes back meanwhile stays.
-fn remove_all(top: &Path) -> io::Result<()> {
+pub fn remove_all(top: &Path) -> io::Result<()> {
     fs::remove_dir_all(top).or_else(|error| {
         if error.kind() == io::ErrorKind::DirectoryNotEmpty { Ok(()) } else { too_late(error) }
     })
