@@ -146,6 +146,8 @@ impl Keeper {
             keeper.healer.rehold();
             keeper.mark_inventory();
         }
+        // Before anything is judged: links in the vault that the worker before this one has made are no intruder's.
+        keeper.protect_stores();
         let mut names = 0;
         while names < NAMES_BEFORE_READY
             && let Some(learned) = keeper.learn()
@@ -393,6 +395,13 @@ impl Keeper {
         record.detail =
             record.push_text(b"something was mounted over it: what is below is not what is protected");
         self.reporter.send(record);
+    }
+
+    /// A responder has taken a refused file away again: the directory is as it was, but for its time.
+    pub fn rolled_back(&mut self, path: &Path) {
+        if let Some(directory) = path.parent() {
+            self.healer.tidy(directory);
+        }
     }
 
     /// Notifications were lost: everything is looked at.
