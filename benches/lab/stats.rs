@@ -147,8 +147,9 @@ pub fn spread(of: &Series, metric: Metric) -> [f64; 3] {
     quartiles(of.slices.iter().map(|slice| metric.of(slice)))
 }
 
-fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
-    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+/// 25 %, median, 75 %.
+pub fn quartiles(values: impl IntoIterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     let at = |part: f64| {
         if values.is_empty() { f64::NAN } else { values[((values.len() - 1) as f64 * part).round() as usize] }

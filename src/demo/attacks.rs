@@ -253,7 +253,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack(
         HOLDER,
         "a descriptor opened before the start",
-        "write through a descriptor or shared mapping from before the start",
+        "write through a descriptor from before the start",
         nothing,
     ),
     attack("truncate", "truncate(2)", "empty or extend a file: truncate by path", |place| {

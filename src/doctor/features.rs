@@ -210,9 +210,8 @@ fn open_files() -> (u64, u64) {
     getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default()
 }
 
-#[cfg(test)]
 impl Features {
-    /// A host that has all of `names`.
+    /// A host that has all of `names`, and nothing else.
     pub fn of(names: &[&'static str]) -> Self {
         let list = names.iter().map(|&name| Feature { name, purpose: "", found: Ok(()) }).collect();
         Self { list, ..Self::default() }

@@ -220,6 +220,12 @@ impl Healer {
         self.touched.entry(directory.to_owned()).or_default();
     }
 
+    /// An entry of `directory` was taken away by ourselves: its time is set back.
+    pub fn tidy(&mut self, directory: &Path) {
+        self.touch(directory);
+        self.finish();
+    }
+
     /// Moves what is at `place` to the quarantine; a further name of an object that the vault holds just goes.
     pub(super) fn dispose(
         &mut self,

@@ -67,6 +67,10 @@ impl Healer {
         if let Err(failure) = unlink_if(path, id)? {
             action.did = Did::Failed(failure);
         }
+        // It may well be in a protected directory.
+        if let Some(directory) = path.parent() {
+            self.tidy(directory);
+        }
         action.ns = started.elapsed().as_nanos() as u64;
         Some(action)
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::sys::fanotify::{Group, Mask};
 
@@ -21,6 +22,15 @@ impl Written {
             Self::Ignored => Mask::NAMES,
         }
     }
+}
+
+/// What is wanted of a directory beside the opens of its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Writes to its files.
+    pub written: Written,
+    /// Truncations by path; every read of its files costs a round trip then.
+    pub truncations: bool,
 }
 
 /// One group per purpose, because each is read by another party at another pace.
@@ -64,25 +74,25 @@ impl Groups {
         Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
     }
 
-    /// Marks a directory for everything this gate wants to know of its entries; with `truncations` also for these.
+    /// Marks an open directory for everything this gate wants to know of its entries.
     ///
     /// # Errors
     /// Only the permission mark's, or in observe mode the watch's: the rest is evidence, not protection, and
     /// filesystems without file handles refuse it. Kernels and filesystems without truncations have the rest.
-    pub fn mark_directory(&self, path: &CStr, written: Written, truncations: bool) -> io::Result<()> {
+    pub fn mark_directory(&self, directory: BorrowedFd<'_>, wanted: Wanted) -> io::Result<()> {
         if let Some(gate) = &self.gate {
-            gate.mark_add(Mask::OPEN_PERM_CHILDREN, path)?;
-            if truncations {
-                let _ = gate.mark_add(Mask::PRE_ACCESS_CHILDREN, path);
+            gate.mark_object(Mask::OPEN_PERM_CHILDREN, directory)?;
+            if wanted.truncations {
+                let _ = gate.mark_object(Mask::PRE_ACCESS_CHILDREN, directory);
             }
             if let Some(creates) = &self.creates {
-                let _ = creates.mark_add(Mask::CREATE, path);
+                let _ = creates.mark_object(Mask::CREATE, directory);
             }
             if let Some(watch) = &self.watch {
-                let _ = watch.mark_add(written.mask(), path);
+                let _ = watch.mark_object(wanted.written.mask(), directory);
             }
         } else if let Some(watch) = &self.watch {
-            watch.mark_add(Mask::CHANGES, path)?;
+            watch.mark_object(Mask::CHANGES, directory)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ pub mod attack;
 pub mod child;
 pub mod clock;
 pub mod connector;
+pub mod directory;
 pub mod fanotify;
 pub mod features;
 pub mod file;

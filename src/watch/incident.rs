@@ -35,9 +35,9 @@ impl Incident {
         self.mask & libc::FAN_ONDIR != 0 && self.mask & APPEARED == libc::FAN_CREATE
     }
 
-    /// Whether content may have changed.
+    /// Whether content may have changed. A directory's time that is set alone is reported in the same way.
     pub const fn written(&self) -> bool {
-        self.mask & WRITTEN != 0
+        self.mask & WRITTEN != 0 && self.mask & libc::FAN_ONDIR == 0
     }
 
     /// Whether all that happened is that somebody closed the file: what he wrote has been reported before.
@@ -107,5 +107,6 @@ mod tests {
         assert_eq!(moved.hint(), heal::Change::MovedTo("/b".into()));
         assert_eq!(incident(libc::FAN_DELETE).hint(), heal::Change::Metadata);
         assert_eq!(incident(libc::FAN_MODIFY | libc::FAN_ATTRIB).hint(), heal::Change::Modified);
+        assert_eq!(incident(libc::FAN_MODIFY | libc::FAN_ONDIR).hint(), heal::Change::Metadata);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -24,9 +25,10 @@ use crate::heal::{
     Action, Bounds, Content, Did, Duty, Failure, Healer, Hint, Inventory, Known, Learned, Limits, Quarantine,
     Vault,
 };
-use crate::marks::{Marker, Report, Written};
+use crate::marks::{Marker, Report, Wanted, Written};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
 use crate::subject::lineage::Notes;
+use crate::sys::directory;
 use crate::sys::file::Identity;
 use crate::sys::proc::Proc;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
@@ -145,6 +147,8 @@ impl Keeper {
             keeper.healer.rehold();
             keeper.mark_inventory();
         }
+        // Before anything is judged: links in the vault that the worker before this one has made are no intruder's.
+        keeper.protect_stores();
         let mut names = 0;
         while names < NAMES_BEFORE_READY
             && let Some(learned) = keeper.learn()
@@ -402,6 +406,13 @@ impl Keeper {
         self.reporter.send(record);
     }
 
+    /// A responder has taken a refused file away again: the directory is as it was, but for its time.
+    pub fn rolled_back(&mut self, path: &Path) {
+        if let Some(directory) = path.parent() {
+            self.healer.tidy(directory);
+        }
+    }
+
     /// Notifications were lost: everything is looked at.
     pub fn overflowed(&mut self) {
         self.scan_due = true;
@@ -569,8 +580,11 @@ impl Keeper {
             .map(Path::to_owned)
             .collect();
         for place in new {
-            if let Ok(name) = CString::new(place.as_os_str().as_bytes()) {
-                let _ = self.shared.groups.mark_directory(&name, Written::Ignored, false);
+            let wanted = Wanted { written: Written::Ignored, truncations: false };
+            if let Ok(name) = CString::new(place.as_os_str().as_bytes())
+                && let Ok(directory) = directory::open(&name)
+            {
+                let _ = self.shared.groups.mark_directory(directory.as_fd(), wanted);
             }
             self.stores.push(place);
         }
@@ -653,7 +667,7 @@ fn is_awaited(snapshot: &Snapshot, rule: &Rule, incident: &Incident) -> bool {
 fn governing<'a>(snapshot: &'a Snapshot, path: &Path) -> Option<&'a Rule> {
     snapshot.rule_for(path.as_os_str().as_bytes()).or_else(|| {
         let root = snapshot.roots_below(path).next()?;
-        snapshot.rules.get(root.rule.0 as usize)
+        snapshot.rule_for(root.path.as_os_str().as_bytes())
     })
 }
 

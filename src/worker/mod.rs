@@ -182,6 +182,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         worker.logger.started(&snapshot, &detail);
         tracing::info!("{detail}");
     }
+    process::give_back_memory();
     Ok((worker, signals))
 }
 
@@ -231,6 +232,8 @@ impl Worker {
                 .remove_stale();
                 self.note_unmarked(report);
                 loader.keep(&sources, snapshot.generation);
+                drop(sources);
+                process::give_back_memory();
                 let detail = format!("{} policies in force", snapshot.policies.len());
                 self.logger.reloaded(&snapshot, &detail);
                 Ok(snapshot.generation)

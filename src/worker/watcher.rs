@@ -172,6 +172,13 @@ impl Watcher {
             self.mark_new(snapshot, &path);
         }
         if own {
+            let by_others = notification.tid != system_thread::gettid();
+            if notification.mask & libc::FAN_DELETE != 0
+                && by_others
+                && let Some(keeper) = &mut self.keeper
+            {
+                keeper.rolled_back(&path);
+            }
             return;
         }
         if self.worker.options.mode == Mode::Observe {

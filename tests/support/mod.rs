@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod attacks;
 mod gate;
+pub mod look;
 pub mod raw;
 
 use std::any::type_name;

@@ -203,3 +203,71 @@ pub fn set_lease(file: &std::fs::File, kind: i32) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Changes an open file's status flags: `O_APPEND` can be cleared.
+pub fn set_status_flags(file: &std::fs::File, flags: i32) -> io::Result<()> {
+    // SAFETY: fcntl(2) with integers.
+    done(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) }.into())
+}
+
+fn done(result: c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// So many bytes are moved by the calls that copy inside the kernel.
+const MOVED: usize = 4;
+
+/// `copy_file_range(2)`.
+pub fn copy_range(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (openat(from, libc::O_RDONLY)?, openat(to, libc::O_WRONLY)?);
+    let none = std::ptr::null_mut();
+    // SAFETY: descriptors, no offsets.
+    done(unsafe { libc::copy_file_range(from.as_raw_fd(), none, to.as_raw_fd(), none, MOVED, 0) } as c_long)
+}
+
+/// sendfile(2).
+pub fn send_file(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (openat(from, libc::O_RDONLY)?, openat(to, libc::O_WRONLY)?);
+    // SAFETY: descriptors, no offset.
+    done(unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), std::ptr::null_mut(), MOVED) } as c_long)
+}
+
+/// splice(2) out of a pipe.
+pub fn splice_into(bytes: &[u8], to: &Path) -> io::Result<()> {
+    let (read, write) = nix::unistd::pipe()?;
+    nix::unistd::write(&write, bytes)?;
+    let to = openat(to, libc::O_WRONLY)?;
+    let none = std::ptr::null_mut();
+    // SAFETY: descriptors, no offsets.
+    done(unsafe { libc::splice(read.as_raw_fd(), none, to.as_raw_fd(), none, bytes.len(), 0) } as c_long)
+}
+
+/// linkat(2) of an open file by its descriptor's name in /proc.
+pub fn link_descriptor(file: &std::fs::File, path: &Path) -> io::Result<()> {
+    let (from, to) = (cstr(Path::new(&format!("/proc/thread-self/fd/{}", file.as_raw_fd()))), cstr(path));
+    let here = libc::AT_FDCWD;
+    // SAFETY: linkat(2) reads two NUL-terminated paths.
+    done(unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), libc::AT_SYMLINK_FOLLOW) }.into())
+}
+
+/// `chmod` by fchmodat2(2), which needs no descriptor and has no older name.
+pub fn fchmodat2(path: &Path, mode: u32) -> io::Result<()> {
+    let path = cstr(path);
+    // SAFETY: a NUL-terminated path and integers.
+    done(unsafe { libc::syscall(libc::SYS_fchmodat2, libc::AT_FDCWD, path.as_ptr(), mode, 0) })
+}
+
+/// A mount that stands nowhere, of what is at `path`.
+pub fn open_tree(path: &Path) -> io::Result<OwnedFd> {
+    let path = cstr(path);
+    // SAFETY: a NUL-terminated path and integers.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), libc::OPEN_TREE_CLONE) })
+}
+
+/// Mounts what [`open_tree`] gave.
+pub fn move_mount(tree: &OwnedFd, path: &Path) -> io::Result<()> {
+    let (fd, path) = (tree.as_raw_fd(), cstr(path));
+    let (from, here, flags) = (c"", libc::AT_FDCWD, libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: two NUL-terminated paths, descriptors and flags.
+    done(unsafe { libc::syscall(libc::SYS_move_mount, fd, from.as_ptr(), here, path.as_ptr(), flags) })
+}
