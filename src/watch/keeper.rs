@@ -213,7 +213,7 @@ impl Keeper {
     pub fn take(&mut self, mut incident: Incident) {
         if self.is_in_store(&incident.path) {
             self.vault_disturbed = true;
-            return;
+            return self.report_tampering(&incident);
         }
         // Of several names the kernel tells any: the vault's own says nothing of where the other went.
         incident.now = incident.now.filter(|now| !self.is_in_store(now));
@@ -225,6 +225,18 @@ impl Keeper {
         if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
             self.catch_up_below(&incident);
         }
+    }
+
+    /// Somebody else was at work in the vault or the quarantine. What the vault lacks is held again; who releases
+    /// something from the quarantine is on record here too.
+    fn report_tampering(&mut self, incident: &Incident) {
+        if incident.only_closed() {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let verdict = Verdict { outcome: Outcome::Deny, policy: None, reason: Reason::OwnState };
+        let (path, tid) = (&incident.path, incident.tid);
+        self.report(About { snapshot: &snapshot, verdict, change: incident.change(true), path, tid });
     }
 
     fn is_in_store(&self, path: &Path) -> bool {
@@ -428,7 +440,8 @@ impl Keeper {
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
         let expected = vault.names(id) + vault.vault_links(id);
-        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none()).then(|| seen.to_owned())
+        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none())
+            .then(|| seen.to_owned())
     }
 
     /// Work for when nothing is reported; how long until there is more.
