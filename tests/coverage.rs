@@ -89,7 +89,11 @@ fn aliases(place: &Place, before: &Look) -> usize {
     let outside = look(&place.outside, support::look::Inodes::All);
     // What is mounted there shows the tree itself.
     let bound = place.out("bound");
-    outside.iter().filter(|(path, _)| !path.starts_with(&bound)).filter(|(_, seen)| inside.contains(&seen.id.unwrap_or_default())).count()
+    outside
+        .iter()
+        .filter(|(path, _)| !path.starts_with(&bound))
+        .filter(|(_, seen)| inside.contains(&seen.id.unwrap_or_default()))
+        .count()
 }
 
 /// Everything that was there before is, and nothing else.
@@ -131,7 +135,10 @@ fn records_of<'a>(records: &'a [Value], place: &Place) -> Vec<&'a Value> {
     let above = place.inside.parent().expect("above").display().to_string();
     let is_of = |record: &&Value| {
         record["path"].as_str().is_some_and(|path| {
-            path == inside || path.starts_with(&format!("{inside}/")) || path.starts_with(&outside) || above.ends_with("/up") && path == above
+            path == inside
+                || path.starts_with(&format!("{inside}/"))
+                || path.starts_with(&outside)
+                || above.ends_with("/up") && path == above
         })
     };
     records.iter().filter(is_of).collect()
@@ -179,7 +186,11 @@ fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> 
     let records = records_of(&found, place);
     let said = verdicts(&records);
     let paths_of = |verdict: &str| -> BTreeSet<_> {
-        records.iter().filter(|record| record["verdict"] == verdict).map(|record| record["path"].to_string()).collect()
+        records
+            .iter()
+            .filter(|record| record["verdict"] == verdict)
+            .map(|record| record["path"].to_string())
+            .collect()
     };
     // What was refused needs no healing; what came before it may.
     let twice = paths_of("deny").intersection(&paths_of("healed")).next().is_some();
@@ -210,7 +221,10 @@ fn try_out(way: &'static Way, row: &Row, tries: usize) -> (Option<String>, Vec<D
                 let is = class_word(tried.class);
                 outcome.0 = Some(format!(
                     "{}, {}: {is}, and not {}: {}",
-                    way.row, way.how, class_word(row.class), tried.why
+                    way.row,
+                    way.how,
+                    class_word(row.class),
+                    tried.why
                 ));
                 break;
             }
@@ -248,7 +262,8 @@ fn what_becomes_of_each_way_is_what_the_table_says() {
 
 /// The median and the 99th percentile.
 fn shown(sorted: &[Duration]) -> String {
-    let at = |permille: usize| sorted.get((sorted.len() * permille / 1000).min(sorted.len().saturating_sub(1)));
+    let at =
+        |permille: usize| sorted.get((sorted.len() * permille / 1000).min(sorted.len().saturating_sub(1)));
     match (at(500), at(990)) {
         (Some(p50), Some(p99)) => format!("{} / {}", short(*p50), short(*p99)),
         _ => String::new(),
@@ -256,11 +271,16 @@ fn shown(sorted: &[Duration]) -> String {
 }
 
 fn short(time: Duration) -> String {
-    if time < Duration::from_millis(1) { format!("{} µs", time.as_micros()) } else { format!("{:.1} ms", time.as_secs_f64() * 1e3) }
+    if time < Duration::from_millis(1) {
+        format!("{} µs", time.as_micros())
+    } else {
+        format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    }
 }
 
 const HEAD: &str = include_str!("techniques/coverage.md.head");
-const COLUMNS: &str = "| technique | what becomes of it | healed, p50 / p99 | why |\n| --- | --- | --- | --- |\n";
+const COLUMNS: &str =
+    "| technique | what becomes of it | healed, p50 / p99 | why |\n| --- | --- | --- | --- |\n";
 
 fn document(rows: &[Row], times: &mut BTreeMap<&str, Vec<Duration>>) -> String {
     let mut text = format!("{HEAD}{COLUMNS}");
@@ -282,7 +302,8 @@ fn cells(row: &Row) -> (String, String) {
 
 #[test]
 fn the_document_is_the_table() {
-    let everything = ["permission_events", "thread_ids", "notification_targets", "pre_access", "io_uring", "i386"];
+    let everything =
+        ["permission_events", "thread_ids", "notification_targets", "pre_access", "io_uring", "i386"];
     let document = std::fs::read_to_string(Path::new(DOCUMENT)).expect("the document");
     let lines = document.strip_prefix(HEAD).and_then(|text| text.strip_prefix(COLUMNS));
     let mut lines = lines.expect("the document has another head").lines();

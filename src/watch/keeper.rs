@@ -417,7 +417,8 @@ impl Keeper {
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
         let expected = vault.names(id) + vault.vault_links(id);
-        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none()).then(|| seen.to_owned())
+        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none())
+            .then(|| seen.to_owned())
     }
 
     /// Work for when nothing is reported; how long until there is more.

@@ -88,6 +88,8 @@ pub fn differences(before: &Look, after: &Look) -> Vec<String> {
             Some(_) => {}
         }
     }
-    list.extend(after.keys().filter(|path| !before.contains_key(*path)).map(|p| format!("{} is new", p.display())));
+    list.extend(
+        after.keys().filter(|path| !before.contains_key(*path)).map(|p| format!("{} is new", p.display())),
+    );
     list
 }

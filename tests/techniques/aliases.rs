@@ -47,9 +47,8 @@ fn by_user(place: &Place, script: &str) -> io::Result<()> {
 
 fn strange(place: &Place) -> [PathBuf; 3] {
     let long = "l".repeat(255);
-    [b"new\nline\"\\" as &[u8], b"\xff\xfe invalid", long.as_bytes()].map(|name| {
-        place.inside.join(OsStr::from_bytes(name))
-    })
+    [b"new\nline\"\\" as &[u8], b"\xff\xfe invalid", long.as_bytes()]
+        .map(|name| place.inside.join(OsStr::from_bytes(name)))
 }
 
 fn make_strange(place: &Place) -> io::Result<()> {
@@ -120,15 +119,11 @@ pub const WAYS: &[Way] = &[
         fs::create_dir_all(deep(p).parent().expect("above"))?;
         fs::write(deep(p), CONTENT)
     }),
-    way(STRANGE, "rm -r of 4,000 bytes of path", |p| {
-        remove_all(&p.at(&"d".repeat(200)))
-    })
-    .prepare(|p| {
-        fs::create_dir_all(deep(p).parent().expect("above"))?;
-        fs::write(deep(p), CONTENT)
-    })
-    .remade(),
-    way(STRANGE, "make", |p| {
-        strange(p).iter().try_for_each(fs::create_dir)
-    }),
+    way(STRANGE, "rm -r of 4,000 bytes of path", |p| remove_all(&p.at(&"d".repeat(200))))
+        .prepare(|p| {
+            fs::create_dir_all(deep(p).parent().expect("above"))?;
+            fs::write(deep(p), CONTENT)
+        })
+        .remade(),
+    way(STRANGE, "make", |p| strange(p).iter().try_for_each(fs::create_dir)),
 ];

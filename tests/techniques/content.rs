@@ -85,10 +85,8 @@ pub const WAYS: &[Way] = &[
     way(CREATE, "openat, O_CREAT", |p| put(raw::openat(&p.at("new"), O_WRONLY | O_CREAT)?)),
     way(CREATE, "O_RDONLY|O_CREAT", |p| raw::openat(&p.at("new"), O_RDONLY | O_CREAT).map(drop)),
     way(CREATE, "openat2", |p| put(raw::openat2(&p.at("new"), O_WRONLY | O_CREAT)?)),
-    way(CREATE, "io_uring", |p| {
-        put(raw::open_uring(&p.at("new"), O_WRONLY | O_CREAT, Flags::empty())?)
-    })
-    .needs("io_uring"),
+    way(CREATE, "io_uring", |p| put(raw::open_uring(&p.at("new"), O_WRONLY | O_CREAT, Flags::empty())?))
+        .needs("io_uring"),
     way("create a file: O_TMPFILE", "in the tree", |p| nameless(&p.inside).map(drop)),
     way("write through a shared mapping", "mmap", |p| {
         attack::write_mapped(&raw::openat(&p.file(), O_RDWR)?, b'X')
@@ -130,9 +128,8 @@ fn truncate_behind_flags(place: &Place) -> io::Result<()> {
         });
         let _end = Finally(&over);
         let emptied = |_: &usize| {
-            raw::openat2_at(&path, &raw const how).is_ok_and(|file| {
-                File::from(file).metadata().is_ok_and(|metadata| metadata.len() == 0)
-            })
+            raw::openat2_at(&path, &raw const how)
+                .is_ok_and(|file| File::from(file).metadata().is_ok_and(|metadata| metadata.len() == 0))
         };
         (0..FLIPS).find(emptied).map(drop).ok_or_else(|| io::Error::from_raw_os_error(libc::EPERM))
     })

@@ -80,8 +80,7 @@ pub const WAYS: &[Way] = &[
     }),
     way(CHATTR, "+i", |p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
     way(CHATTR, "+a of a directory", |p| flags(&p.at("dir"), inode::FLAG_APPEND)),
-    way(CHATTR, "-i", |p| flags(&p.file(), 0))
-        .prepare(|p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
+    way(CHATTR, "-i", |p| flags(&p.file(), 0)).prepare(|p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
     way(CHATTR, "+i of the directory of a file that is deleted", |p| {
         fs::remove_file(p.at("dir/inner"))?;
         flags(&p.at("dir"), inode::FLAG_IMMUTABLE)

@@ -94,7 +94,16 @@ pub struct Way {
 }
 
 const fn way(row: &'static str, how: &'static str, run: fn(&Place) -> io::Result<()>) -> Way {
-    Way { row, how, run, prepare: |_| Ok(()), tree: Tree::Above, inodes: Inodes::All, needs: None, policy: "" }
+    Way {
+        row,
+        how,
+        run,
+        prepare: |_| Ok(()),
+        tree: Tree::Above,
+        inodes: Inodes::All,
+        needs: None,
+        policy: "",
+    }
 }
 
 impl Way {

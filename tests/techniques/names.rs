@@ -68,23 +68,17 @@ pub const WAYS: &[Way] = &[
     way(OVER, "over a symbolic link", |p| fs::rename(p.out("file"), p.at("link"))).remade(),
     way(IN, "a file", |p| fs::rename(p.out("file"), p.at("new"))),
     way(IN, "a directory", |p| fs::rename(p.out("dir"), p.at("new"))),
-    way(EXCHANGE, "two protected ones", |p| {
-        renamed(&p.file(), &p.at("other"), RenameFlags::RENAME_EXCHANGE)
-    }),
+    way(EXCHANGE, "two protected ones", |p| renamed(&p.file(), &p.at("other"), RenameFlags::RENAME_EXCHANGE)),
     way(EXCHANGE, "with a file outside", |p| {
         renamed(&p.file(), &p.out("file"), RenameFlags::RENAME_EXCHANGE)
     }),
     way(EXCHANGE, "with a directory outside", |p| {
         renamed(&p.at("dir"), &p.out("dir"), RenameFlags::RENAME_EXCHANGE)
     }),
-    way(WHITEOUT, "RENAME_WHITEOUT", |p| {
-        renamed(&p.file(), &p.out("moved"), RenameFlags::RENAME_WHITEOUT)
-    }),
+    way(WHITEOUT, "RENAME_WHITEOUT", |p| renamed(&p.file(), &p.out("moved"), RenameFlags::RENAME_WHITEOUT)),
     way(ROOT, "the tree, away", |p| fs::rename(&p.inside, p.out("moved"))).at_root(),
-    way(ROOT, "the directory above, away", |p| {
-        fs::rename(p.inside.parent().expect("above"), p.out("moved"))
-    })
-    .at_root(),
+    way(ROOT, "the directory above, away", |p| fs::rename(p.inside.parent().expect("above"), p.out("moved")))
+        .at_root(),
     way(ROOT, "the tree, replaced", |p| renamed(&p.inside, &p.out("dir"), RenameFlags::RENAME_EXCHANGE))
         .at_root(),
     way(ROOT, "rm -r", |p| remove_all(&p.inside)).at_root().remade(),
