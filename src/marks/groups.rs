@@ -146,6 +146,14 @@ impl Groups {
         }
     }
 
+    /// Watches the filesystem that `path` lies on for renames: where a protected name went is told by nothing else.
+    ///
+    /// # Errors
+    /// Those of `fanotify_mark(2)`; without it the name comes back all the same, and the other one stays.
+    pub fn watch_renames(&self, path: &CStr) -> io::Result<()> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.mark_filesystem(Mask::RENAMES, path))
+    }
+
     /// Watches a directory for entries that come and go: for one that does not exist yet, or one above a tree.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ impl Mask {
     pub const NAMES: Self = Self(Self::ENTRIES.0 | libc::FAN_ATTRIB | libc::FAN_EVENT_ON_CHILD);
     /// What a tree that must not change may undergo: everything but permission events.
     pub const CHANGES: Self = Self(Self::NAMES.0 | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE);
+    /// Renames on a whole filesystem, with both names: of a file that has others, its handle would tell any of them.
+    pub const RENAMES: Self = Self(libc::FAN_RENAME | libc::FAN_ONDIR);
     /// A file's own metadata, the number of its names included: the directory of a new name may be anywhere.
     pub const LINKS: Self = Self(libc::FAN_ATTRIB);
 }
@@ -145,6 +147,14 @@ impl Group {
     /// `ENODEV`, `EXDEV`, `EOPNOTSUPP` where the filesystem cannot name objects by handle.
     pub fn mark_add(&self, mask: Mask, path: &CStr) -> io::Result<()> {
         self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_DONT_FOLLOW, mask, path)
+    }
+
+    /// Adds `mask` to the mark of the filesystem that `path` lies on.
+    ///
+    /// # Errors
+    /// As [`Group::mark_add`].
+    pub fn mark_filesystem(&self, mask: Mask, path: &CStr) -> io::Result<()> {
+        self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, path)
     }
 
     /// Takes `mask` off the mark of the object at `path`.

@@ -1,6 +1,6 @@
 //! Keeps the protected trees as they should be: judges what happened, and has it put right or accepted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -92,6 +92,8 @@ pub struct Keeper {
     /// What trusted writers are writing, since when.
     fluid: HashMap<PathBuf, Instant>,
     stores: Vec<PathBuf>,
+    /// Devices whose renames are watched.
+    filesystems: HashSet<u64>,
     vault_disturbed: bool,
     reheld: Instant,
     scan_due: bool,
@@ -134,6 +136,7 @@ impl Keeper {
             opening: VecDeque::new(),
             fluid: HashMap::new(),
             stores: Vec::new(),
+            filesystems: HashSet::new(),
             vault_disturbed: false,
             reheld: Instant::now(),
             scan_due: restarted,
@@ -561,10 +564,15 @@ impl Keeper {
         Marker { groups: &self.shared.groups, table: &self.shared.table, snapshot, walk: snapshot.generation }
     }
 
-    fn mark(&self, learned: Option<Learned>) {
-        if let Some(Learned { path, inode }) = learned
-            && inode.is_file()
+    fn mark(&mut self, learned: Option<Learned>) {
+        let Some(Learned { path, inode }) = learned else { return };
+        if self.filesystems.insert(inode.id.dev)
+            && let Ok(name) = CString::new(path.as_os_str().as_bytes())
+            && let Err(error) = self.shared.groups.watch_renames(&name)
         {
+            tracing::info!(path = %path.display(), %error, "where a renamed file goes is not told here");
+        }
+        if inode.is_file() {
             let snapshot = self.snapshot();
             self.marker(&snapshot).mark_inode(&path, inode.id, &mut Report::default());
         }
