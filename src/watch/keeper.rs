@@ -210,11 +210,13 @@ impl Keeper {
     }
 
     /// Judges one notification and has its consequences.
-    pub fn take(&mut self, incident: Incident) {
-        if self.stores.iter().any(|store| incident.path.starts_with(store)) {
+    pub fn take(&mut self, mut incident: Incident) {
+        if self.is_in_store(&incident.path) {
             self.vault_disturbed = true;
             return;
         }
+        // Of several names the kernel tells any: the vault's own says nothing of where the other went.
+        incident.now = incident.now.filter(|now| !self.is_in_store(now));
         if is_being_opened(&incident, Duration::ZERO) {
             self.opening.push_back((Instant::now(), incident));
             return;
@@ -223,6 +225,10 @@ impl Keeper {
         if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
             self.catch_up_below(&incident);
         }
+    }
+
+    fn is_in_store(&self, path: &Path) -> bool {
+        self.stores.iter().any(|store| path.starts_with(store))
     }
 
     /// A directory above protected names has appeared, and what came into it before it was marked was not reported.
@@ -422,8 +428,7 @@ impl Keeper {
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
         let expected = vault.names(id) + vault.vault_links(id);
-        let is_own = self.stores.iter().any(|store| seen.starts_with(store));
-        (links > expected && !is_own && self.healer.inventory().get(seen).is_none()).then(|| seen.to_owned())
+        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none()).then(|| seen.to_owned())
     }
 
     /// Work for when nothing is reported; how long until there is more.
