@@ -61,8 +61,10 @@ fn settled(gate: &Gate<'_>, lab: &Lab, before: &Look) -> Duration {
         }
         if started.elapsed() > QUIET_WITHIN {
             let left = differences(before, &now);
-            let _ = fs::copy(lab.path("run/audit.jsonl"), "/tmp/trail.jsonl");let _ = fs::copy(lab.path("run/stderr"), "/tmp/trail.err");
-            let of = |record: &&Value| left.iter().any(|one| one.contains(record["path"].as_str().unwrap_or("?")));
+            let _ = fs::copy(lab.path("run/audit.jsonl"), "/tmp/trail.jsonl");
+            let _ = fs::copy(lab.path("run/stderr"), "/tmp/trail.err");
+            let of =
+                |record: &&Value| left.iter().any(|one| one.contains(record["path"].as_str().unwrap_or("?")));
             let records = gate.records();
             let last: Vec<_> = records.iter().rev().filter(of).take(5).collect();
             panic!("{} differences:\n{}\n{last:#?}", left.len(), left[..left.len().min(20)].join("\n"));
@@ -74,8 +76,10 @@ fn settled(gate: &Gate<'_>, lab: &Lab, before: &Look) -> Duration {
 /// What the trail says was put into the quarantine is there, or dropped from it, which the trail says too.
 fn is_accounted_for(lab: &Lab, records: &[Value]) {
     let details = records.iter().filter_map(|record| record["reason"].as_str());
-    let dropped: BTreeSet<_> =
-        details.filter_map(|detail| detail.split_once("dropped: ")).flat_map(|(_, ids)| ids.split(' ')).collect();
+    let dropped: BTreeSet<_> = details
+        .filter_map(|detail| detail.split_once("dropped: "))
+        .flat_map(|(_, ids)| ids.split(' '))
+        .collect();
     let notes = lab.path("run/state/quarantine");
     let taken = records.iter().filter_map(|record| record["response"]["quarantine"].as_str());
     let taken: BTreeSet<_> = taken.collect();
@@ -130,9 +134,13 @@ fn a_fight_is_recorded_and_ends() {
         }
         settled(&gate, lab, &before);
         let records = gate.stop();
-        let is = |record: &&Value, verdict| record["verdict"] == verdict && record["path"] == path.to_str().unwrap();
+        let is = |record: &&Value, verdict| {
+            record["verdict"] == verdict && record["path"] == path.to_str().unwrap()
+        };
         let fights = records.iter().filter(|record| is(record, "detected"));
-        let fights: Vec<_> = fights.filter(|record| record["reason"].as_str().is_some_and(|d| d.contains("a fight"))).collect();
+        let fights: Vec<_> = fights
+            .filter(|record| record["reason"].as_str().is_some_and(|d| d.contains("a fight")))
+            .collect();
         let healed = records.iter().filter(|record| is(record, "healed")).count();
         eprintln!("deleted {deleted} times, put back {healed} times");
         assert_eq!(fights.len(), 1, "{fights:#?}");

@@ -18,6 +18,7 @@ use super::mounts::Covered;
 use super::report::{About, Reporter, describe};
 use super::trust::Trust;
 use crate::access::{Access, Mutation};
+use crate::audit::queue::Filed;
 use crate::audit::record::Kind;
 use crate::classify;
 use crate::gate::{InForce, Shared};
@@ -47,6 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const OPENING_EVERY: Duration = Duration::from_millis(1);
 /// Names that one look of the patrol takes: half a millisecond.
 const PATROL_NAMES: usize = 256;
+/// Notes of the quarantine that get their record's number between two looks at the notifications: a millisecond.
+const FILED_AT_ONCE: usize = 16;
 /// Roots that are begun between two looks at the notifications.
 const ROOTS_AT_ONCE: usize = 64;
 /// Trusted writers' changes without notification (chattr) are not patrolled away so soon after they were at work.
@@ -428,7 +431,8 @@ impl Keeper {
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
         let expected = vault.names(id) + vault.vault_links(id);
-        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none()).then(|| seen.to_owned())
+        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none())
+            .then(|| seen.to_owned())
     }
 
     /// Work for when nothing is reported; how long until there is more.
@@ -437,8 +441,10 @@ impl Keeper {
         self.settle_opened();
         let due = self.healer.due();
         self.conclude(due, None, None);
-        for filed in self.shared.audit.take_filed() {
-            self.healer.file(&filed.id, filed.seq);
+        let mut filed = 0;
+        for Filed { id, seq } in self.shared.audit.take_filed().take(FILED_AT_ONCE) {
+            self.healer.file(&id, seq);
+            filed += 1;
         }
         if self.vault_disturbed && self.reheld.elapsed() >= REHOLD_EVERY {
             self.vault_disturbed = false;
@@ -456,7 +462,7 @@ impl Keeper {
             }
         }
         self.save();
-        if learned {
+        if learned || filed == FILED_AT_ONCE {
             return Duration::ZERO;
         }
         let next = if self.opening.is_empty() { LOOK_EVERY } else { OPENING_EVERY };
