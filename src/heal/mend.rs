@@ -26,7 +26,8 @@ impl Healer {
         if inode.is_dir() && *change == Change::Unknown {
             self.queue_entries(path, object);
         }
-        if expected.is_untouched(inode) && *change != Change::Modified {
+        // What somebody was seen to change is compared whatever its change time says: that has the grain of a tick.
+        if expected.is_untouched(inode) && *change == Change::Unknown {
             return Ok(None);
         }
         let mut action = Action::new(path.to_owned(), Did::Metadata);
@@ -73,11 +74,14 @@ impl Healer {
             (noted.size, noted.mtime) = (now.size, now.mtime);
         }
         noted.id = now.id;
-        // What is not right yet must not look untouched.
-        if right {
+        // What is not right, or not any more, must not look untouched.
+        let alike = !now.is_file() || (now.size, now.mtime) == (noted.size, noted.mtime);
+        if right && alike && (!duty.metadata || has_metadata(object, &now, expected)) {
             noted.ctime = now.ctime;
         }
-        self.inventory.put(path, noted);
+        if self.inventory.get(path) != Some(&noted) {
+            self.inventory.put(path, noted);
+        }
         Ok(())
     }
 
@@ -145,6 +149,13 @@ impl Healer {
             self.inventory.put(path, expected);
         }
     }
+}
+
+/// Whether mode, owner and attributes are the expected ones. `inode` is older than the look at the attributes: a
+/// change in between has another change time.
+pub(super) fn has_metadata(object: &Object, inode: &Inode, expected: &Expected) -> bool {
+    (inode.mode, inode.uid, inode.gid) == (expected.mode, expected.uid, expected.gid)
+        && object.xattrs().is_ok_and(|found| found == expected.xattrs())
 }
 
 /// One object's metadata.

@@ -9,6 +9,7 @@ use super::action::{Action, Change, Did, Duty, Hint};
 use super::expected::Expected;
 use super::failure::Failure;
 use super::healer::{Healer, Round};
+use super::mend::has_metadata;
 use super::object::{Object, c_name, is};
 use crate::sys::inode::{FLAGS_BLOCKING, Inode};
 use crate::sys::{file, names};
@@ -269,7 +270,10 @@ impl Healer {
                 let _ = object.set_flags(wanted);
             }
             if let Ok(inode) = object.inode() {
-                expected.ctime = inode.ctime;
+                // What else was changed is not put right here, and must not look untouched.
+                if !duty.metadata || has_metadata(&object, &inode, &expected) {
+                    expected.ctime = inode.ctime;
+                }
                 self.inventory.put(&directory, expected);
             }
         }

@@ -216,7 +216,7 @@ impl Keeper {
     pub fn take(&mut self, mut incident: Incident) {
         if self.is_in_store(&incident.path) {
             self.vault_disturbed = true;
-            return;
+            return self.report_tampering(&incident);
         }
         // Of several names the kernel tells any: the vault's own says nothing of where the other went.
         incident.now = incident.now.filter(|now| !self.is_in_store(now));
@@ -228,6 +228,18 @@ impl Keeper {
         if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
             self.catch_up_below(&incident);
         }
+    }
+
+    /// Somebody else was at work in the vault or the quarantine. What the vault lacks is held again; who releases
+    /// something from the quarantine is on record here too.
+    fn report_tampering(&mut self, incident: &Incident) {
+        if incident.only_closed() {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let verdict = Verdict { outcome: Outcome::Deny, policy: None, reason: Reason::OwnState };
+        let (path, tid) = (&incident.path, incident.tid);
+        self.report(About { snapshot: &snapshot, verdict, change: incident.change(true), path, tid });
     }
 
     fn is_in_store(&self, path: &Path) -> bool {

@@ -271,3 +271,9 @@ pub fn move_mount(tree: &OwnedFd, path: &Path) -> io::Result<()> {
     // SAFETY: two NUL-terminated paths, descriptors and flags.
     done(unsafe { libc::syscall(libc::SYS_move_mount, fd, from.as_ptr(), here, path.as_ptr(), flags) })
 }
+
+/// The number of what is at a path, if something is.
+pub fn inode(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::symlink_metadata(path).ok().map(|metadata| metadata.ino())
+}

@@ -1,0 +1,143 @@
+//! What a trusted writer changes stays, and is what is put back from then on.
+#![cfg(target_arch = "x86_64")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::look::{Inodes, look};
+use support::{Gate, Lab, actor, in_lab};
+
+/// The patrol leaves what trusted writers have just done alone for two seconds, and looks twice.
+const PATROLLED: Duration = Duration::from_secs(3);
+const POLICY: &str = "[[policy]]\nname = 'p'\npaths = ['@/tree/']\nwriters = ['w']\n\
+                      [[writer]]\nname = 'w'\nexe = ['@/tree/writer']\ndescendants = true\n";
+/// Every child of this shell is gone before what it did is read.
+const SCRIPT: &str = "cd \"$0\" && rm gone && mv old new && ln kept link && ln -s kept symlink && mkdir made && \
+                      echo written >made/file && chmod 600 kept && chown 7:8 kept && rm -r dir && \
+                      touch -d @1 dated && echo more >>grown && mv outside/in made/ && mkfifo fifo";
+
+struct Scene {
+    writer: PathBuf,
+}
+
+fn scene(lab: &Lab) -> Scene {
+    let writer = lab.path("tree/writer");
+    actor::build(&writer, &[]);
+    for name in ["gone", "old", "kept", "dir/deep/file", "dated", "grown"] {
+        lab.file(&format!("tree/{name}"), name);
+    }
+    lab.file("free/in", "from outside");
+    std::os::unix::fs::symlink(lab.path("free"), lab.path("tree/outside")).unwrap();
+    Scene { writer }
+}
+
+fn run(scene: &Scene, lab: &Lab, script: &str) {
+    let arguments = [Path::new("run"), Path::new("/bin/sh"), Path::new("-c"), Path::new(script), &lab.tree()];
+    let done = std::process::Command::new(&scene.writer).args(arguments).output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+}
+
+fn healed(records: &[Value]) -> Vec<String> {
+    let bad = records.iter().filter(|record| {
+        !["started", "stopped", "reloaded"].contains(&record["verdict"].as_str().unwrap_or_default())
+    });
+    bad.map(|record| format!("{} {} {}", record["verdict"], record["path"], record["reason"])).collect()
+}
+
+/// Each is changed by somebody else, and is again what the writer made it.
+fn is_what_is_put_back(gate: &Gate<'_>, lab: &Lab) {
+    let before = look(&lab.tree(), Inodes::OfFiles);
+    let inode = fs::metadata(lab.path("tree/made/file")).unwrap().ino();
+    fs::remove_file(lab.path("tree/made/file")).unwrap();
+    fs::remove_file(lab.path("tree/new")).unwrap();
+    fs::remove_dir_all(lab.path("tree/made")).unwrap_or_default();
+    fs::set_permissions(lab.path("tree/kept"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::rename(lab.path("tree/grown"), lab.path("tree/dated")).unwrap();
+    fs::write(lab.path("free/evil"), "evil").unwrap();
+    fs::rename(lab.path("free/evil"), lab.path("tree/link")).unwrap();
+    gate.until(|| (look(&lab.tree(), Inodes::OfFiles) == before).then_some(()));
+    assert_eq!(fs::metadata(lab.path("tree/made/file")).unwrap().ino(), inode);
+    assert_eq!(fs::read_to_string(lab.path("tree/made/file")).unwrap(), "written\n");
+    assert_eq!(fs::read_to_string(lab.path("tree/grown")).unwrap(), "grownmore\n");
+}
+
+#[test]
+fn what_a_writers_children_do_stays() {
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        let gate = lab.gate(POLICY);
+        run(&scene, lab, SCRIPT);
+        let made = look(&lab.tree(), Inodes::All);
+        std::thread::sleep(PATROLLED);
+        assert_eq!(look(&lab.tree(), Inodes::All), made);
+        assert_eq!(healed(&gate.records()), Vec::<String>::new());
+        is_what_is_put_back(&gate, lab);
+    });
+}
+
+/// Changes of a writer and of an intruder, one behind the other: each gets what it should.
+#[test]
+fn a_writer_and_an_intruder_take_turns() {
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        let gate = lab.gate(POLICY);
+        for round in 0..20 {
+            run(
+                &scene,
+                lab,
+                &format!("cd \"$0\" && echo {round} >new.tmp && mv new.tmp kept && rm -f x{round}"),
+            );
+            let inode = fs::metadata(lab.path("tree/kept")).unwrap().ino();
+            fs::remove_file(lab.path("tree/kept")).unwrap();
+            let back = gate.until(|| fs::metadata(lab.path("tree/kept")).ok());
+            assert_eq!(back.ino(), inode, "round {round}");
+            assert_eq!(fs::read_to_string(lab.path("tree/kept")).unwrap(), format!("{round}\n"));
+        }
+    });
+}
+
+/// A directory that another policy protects from now on is learned as it is; one that none protects is let go.
+#[test]
+fn reloads_while_changes_go_on() {
+    in_lab(60, |lab| {
+        lab.file("tree/always/file", "always");
+        lab.file("tree/sometimes/file", "sometimes");
+        let both = "[[policy]]\nname = 'p'\npaths = ['@/tree/always/', '@/tree/sometimes/']\n";
+        let one = "[[policy]]\nname = 'p'\npaths = ['@/tree/always/']\n";
+        let gate = lab.gate(both);
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let before = look(&lab.path("tree/always"), Inodes::OfFiles);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0.. {
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    let _ = fs::create_dir(lab.path(&format!("tree/always/new{round}")));
+                    let _ = fs::remove_file(lab.path("tree/always/file"));
+                    let _ = fs::create_dir(lab.path(&format!("tree/sometimes/new{round}")));
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            });
+            let _end = support::Finally(&over);
+            for round in 0..20 {
+                lab.write_policy(&lab.here(if round % 2 == 0 { one } else { both }));
+                assert!(gate.command(&["reload"]).status.success());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        gate.until(|| (look(&lab.path("tree/always"), Inodes::OfFiles) == before).then_some(()));
+        lab.write_policy(&lab.here(one));
+        assert!(gate.command(&["reload"]).status.success());
+        let free = lab.path("tree/sometimes/free");
+        fs::write(&free, "nobody minds").unwrap();
+        fs::remove_file(lab.path("tree/sometimes/file")).unwrap();
+        std::thread::sleep(PATROLLED);
+        assert!(free.exists() && !lab.path("tree/sometimes/file").exists());
+    });
+}
