@@ -15,7 +15,7 @@ use crate::subject::capture;
 use crate::subject::lineage::Lineage;
 use crate::sys::clock;
 use crate::sys::proc::{Proc, TaskCache};
-use crate::verdict::{Change, Reason, Verdict};
+use crate::verdict::{Change, Verdict};
 
 /// The watcher may wait for the logger, nobody waits for the watcher: so often, and so long each time, before a
 /// record is given up and counted as lost.
