@@ -51,7 +51,11 @@ impl Stores {
 
     /// The store in the state directory.
     pub fn in_state(&mut self) -> Result<usize, Failure> {
-        std::fs::create_dir_all(&self.state_dir).map_err(Failure::of("mkdir"))?;
+        // A file where the directory should be is no race.
+        std::fs::create_dir_all(&self.state_dir).map_err(|error| Failure::Call {
+            call: "mkdir",
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })?;
         let top = Object::directory_following(&self.state_dir).map_err(Failure::of("open"))?;
         let mount = top.inode().map_err(Failure::of("statx"))?.mount;
         let (path, kind) = (self.state_dir.clone(), self.kind);

@@ -283,6 +283,10 @@ impl Keeper {
             return;
         }
         self.fluid.remove(path);
+        // It is gone again already. What is expected stays until it is known who took it away.
+        if incident.appeared() && !incident.went() && is_missing(path) {
+            return;
+        }
         if incident.mask & libc::FAN_MOVED_FROM != 0
             && let Some(now) = &incident.now
             && duty_at(&snapshot, now) != Duty::NONE
@@ -413,6 +417,13 @@ impl Keeper {
         self.scan_due = true;
     }
 
+    /// A protected file's number of names has changed: perhaps it was the vault's that went. With the vault's directory
+    /// gone, nothing else tells.
+    pub fn check_held(&mut self, id: Identity) {
+        let vault = self.healer.vault();
+        self.vault_disturbed |= vault.vault_links(id) > 0 && vault.link_of(id).is_none();
+    }
+
     /// A protected file's number of names has changed: the other name, if there is one that nobody expects.
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
@@ -431,6 +442,9 @@ impl Keeper {
             self.vault_disturbed = false;
             self.reheld = Instant::now();
             self.healer.rehold();
+            // They may have been made again.
+            self.stores.clear();
+            self.protect_stores();
         }
         let learned = self.learn().is_some();
         if !learned && self.looked.elapsed() >= LOOK_EVERY {
@@ -632,6 +646,10 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
             classify::Line::Running => waited < RUNNING,
             classify::Line::Garbled => false,
         }
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Whether nothing of this directory is kept but that it leads to what is.
