@@ -49,8 +49,8 @@ impl Stores {
         Self { state_dir, kind, all: Vec::new(), by_mount: HashMap::new() }
     }
 
-    /// The store in the state directory.
-    pub fn in_state(&mut self) -> Result<usize, Failure> {
+    /// The state directory and its mount; made where it is missing, also when somebody has removed it.
+    fn state(&self) -> Result<(Object, u64), Failure> {
         // A file where the directory should be is no race.
         std::fs::create_dir_all(&self.state_dir).map_err(|error| Failure::Call {
             call: "mkdir",
@@ -58,6 +58,12 @@ impl Stores {
         })?;
         let top = Object::directory_following(&self.state_dir).map_err(Failure::of("open"))?;
         let mount = top.inode().map_err(Failure::of("statx"))?.mount;
+        Ok((top, mount))
+    }
+
+    /// The store in the state directory.
+    pub fn in_state(&mut self) -> Result<usize, Failure> {
+        let (top, mount) = self.state()?;
         let (path, kind) = (self.state_dir.clone(), self.kind);
         self.add(mount, &top, &path, kind)
     }
@@ -70,8 +76,7 @@ impl Stores {
             return Ok(index);
         }
         self.by_mount.remove(&mount);
-        let state = Object::directory_following(&self.state_dir).and_then(|top| top.inode());
-        if state.is_ok_and(|inode| inode.mount == mount) {
+        if self.state().is_ok_and(|(_, state)| state == mount) {
             return self.in_state();
         }
         let (top, path) = mount_root(mount, path).ok_or(Failure::NoPlace)?;

@@ -52,6 +52,10 @@ const AFTER_TRUSTED: Duration = Duration::from_secs(2);
 const FLUID: Duration = Duration::from_secs(60);
 /// How often the vault is put right when somebody goes on removing from it.
 const REHOLD_EVERY: Duration = Duration::from_secs(1);
+/// How often it is told that something still cannot be put right.
+const FAILED_AGAIN: Duration = Duration::from_secs(60);
+/// How many such failures are remembered before the old ones are forgotten.
+const FAILED_MAX: usize = 4096;
 /// How long a new file's maker may take to leave its open(2): the gate answers within that, or nobody does.
 const OPENING: Duration = Duration::from_secs(1);
 /// How long a maker of whom it cannot be told, because he runs, is taken to be in it.
@@ -88,6 +92,8 @@ pub struct Keeper {
     opening: VecDeque<(Instant, Incident)>,
     /// What trusted writers are writing, since when.
     fluid: HashMap<PathBuf, Instant>,
+    /// What could not be put right, why, and when that was told.
+    failed: HashMap<PathBuf, (Failure, Instant)>,
     stores: Vec<PathBuf>,
     vault_disturbed: bool,
     reheld: Instant,
@@ -130,6 +136,7 @@ impl Keeper {
             next_root: if restarted { usize::MAX } else { 0 },
             opening: VecDeque::new(),
             fluid: HashMap::new(),
+            failed: HashMap::new(),
             stores: Vec::new(),
             vault_disturbed: false,
             reheld: Instant::now(),
@@ -362,6 +369,9 @@ impl Keeper {
                 }
                 continue;
             }
+            if self.is_known_failure(&action) {
+                continue;
+            }
             let record = first.take().or_else(|| {
                 let snapshot = self.in_force.1.snapshot.clone();
                 let verdict =
@@ -384,6 +394,25 @@ impl Keeper {
         if let Some(unused) = first {
             self.reporter.forget(unused);
         }
+    }
+
+    /// Whether this has failed in the same way a moment ago: it is tried again all the time, and told now and then.
+    fn is_known_failure(&mut self, action: &Action) -> bool {
+        let Did::Failed(failure) = action.did else {
+            self.failed.remove(&action.path);
+            return false;
+        };
+        if self.failed.len() >= FAILED_MAX {
+            self.failed.retain(|_, (_, since)| since.elapsed() < FAILED_AGAIN);
+        }
+        if let Some((known, since)) = self.failed.get(&action.path)
+            && *known == failure
+            && since.elapsed() < FAILED_AGAIN
+        {
+            return true;
+        }
+        self.failed.insert(action.path.clone(), (failure, Instant::now()));
+        false
     }
 
     fn report(&mut self, about: About<'_>) {
