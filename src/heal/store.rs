@@ -76,7 +76,8 @@ impl Stores {
             return Ok(index);
         }
         self.by_mount.remove(&mount);
-        if self.state().is_ok_and(|(_, state)| state == mount) {
+        // Who keeps removing it must not have the mount's root filled.
+        if self.state()?.1 == mount {
             return self.in_state();
         }
         let (top, path) = mount_root(mount, path).ok_or(Failure::NoPlace)?;
