@@ -43,6 +43,8 @@ pub enum Reason {
     WorkerDied = 9,
     /// There was no worker; answered by the supervisor in safe mode.
     SafeMode = 10,
+    /// Vault and quarantine are writegate's own.
+    OwnState = 11,
 }
 
 impl Reason {
@@ -59,6 +61,7 @@ impl Reason {
             Self::UnresolvedAlias => "reached under another name that could not be traced to its policy",
             Self::KernelRefused => "the kernel could not open the file for the gate and refused the opener",
             Self::WorkerDied => "the worker died with this event unanswered; refused unless it only reads",
+            Self::OwnState => "vault and quarantine are changed by writegate alone",
             Self::SafeMode => "no worker was up; refused unless it only reads",
         }
     }

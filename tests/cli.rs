@@ -23,7 +23,10 @@ fn help_lists_the_commands_that_work_and_no_others() {
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(names, ["run", "status", "check", "explain", "doctor", "demo", "reload", "audit"]);
+    assert_eq!(
+        names,
+        ["run", "status", "check", "explain", "doctor", "demo", "reload", "audit", "quarantine"]
+    );
     let audit = Dir::new().command(&["audit", "--help"]).exits(0);
     assert!(audit.contains("tail") && !audit.contains("verify"), "{audit}");
 }
@@ -53,7 +56,9 @@ fn wrong_usage_is_exit_code_2() {
         &["status", "--wait", "soon"],
         &["audit"],
         &["audit", "verify"],
-        &["quarantine", "list"],
+        &["quarantine"],
+        &["quarantine", "show"],
+        &["quarantine", "empty"],
     ] {
         let done = Dir::new().command(arguments).run();
         assert_eq!(done.code, 2, "{arguments:?}: {}", done.stderr);
@@ -138,11 +143,11 @@ fn explain_names_policy_verdict_and_reason() {
 }
 
 #[test]
-fn explain_is_honest_about_what_is_not_covered() {
+fn explain_says_what_is_put_back() {
     let answer = Dir::new()
         .command(&["explain", "/srv/x", "--protect", "/srv/", "--access", "unlink", "--json"])
         .json(0);
-    assert_eq!((answer["verdict"].as_str(), answer["enforcement"].as_str()), (Some("deny"), Some("none")));
+    assert_eq!((answer["verdict"].as_str(), answer["enforcement"].as_str()), (Some("deny"), Some("healed")));
 }
 
 #[test]
@@ -228,6 +233,26 @@ fn audit_tail_shows_records() {
 }
 
 #[test]
+fn a_quarantine_that_is_not_there_is_empty_and_stays_away() {
+    let dir = Dir::new();
+    let none = ["--state-dir", "state"];
+    assert_eq!(dir.command(&[&["quarantine", "list"][..], &none].concat()).exits(0), "");
+    assert_eq!(
+        dir.command(&[&["quarantine", "list", "--json"][..], &none].concat()).json(0),
+        serde_json::json!([])
+    );
+    for command in ["show", "release"] {
+        let done = dir.command(&[&["quarantine", command, "187f"][..], &none].concat()).run();
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""));
+        assert!(
+            done.stderr.starts_with("error: nothing in the quarantine is called 187f\nhelp: "),
+            "{done:?}"
+        );
+    }
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
 fn ctrl_c_ends_follow_with_exit_code_0() {
     let dir = Dir::new();
     dir.write("a.jsonl", "{\"seq\":1,\"verdict\":\"started\"}\n");
@@ -304,6 +329,14 @@ fn without_permission_the_exit_code_is_3_and_says_what_is_missing() {
         assert!(done.stderr.contains("error: ") && done.stderr.contains("CAP_SYS_ADMIN"), "{}", done.stderr);
         assert!(done.stderr.contains("\nhelp: "), "{}", done.stderr);
     }
+    let quarantine = dir.path().join("state/quarantine");
+    std::fs::create_dir_all(&quarantine).unwrap();
+    std::os::unix::fs::chown(&quarantine, Some(0), Some(0)).unwrap_or_default();
+    std::fs::set_permissions(&quarantine, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        let done = unprivileged(&dir, &["quarantine", "list", "--state-dir", "state"]).unwrap();
+        assert_eq!(done.code, 3, "{done:?}");
+    }
     let done = unprivileged(&dir, &["doctor", "--json"]).unwrap();
     let answer: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!((done.code, &answer["features"]["cap_sys_admin"]), (3, &serde_json::json!(false)));
@@ -347,6 +380,9 @@ fn demo_prevents_what_it_says_and_leaves_nothing_behind() {
     let attacks = answer["attacks"].as_array().unwrap();
     let prevented = attacks.iter().filter(|attack| attack["class"] == "prevented");
     assert!(prevented.count() >= 15, "{answer:#}");
+    let healed = attacks.iter().filter(|attack| attack["class"] == "healed" && attack["skipped"] == false);
+    let times: Vec<_> = healed.map(|attack| attack["healed_ms"].as_f64().unwrap()).collect();
+    assert!(times.len() >= 10, "{answer:#}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

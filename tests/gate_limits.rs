@@ -57,6 +57,11 @@ fn a_thousand_openers_at_once() {
         eprintln!("the last of 1,000 openers waited {longest:?}");
         gate.has_denied(500);
         assert_eq!(lab.contents(), before);
+        let status = gate.status();
+        let buckets = status["latency"]["buckets"].as_array().unwrap();
+        let timed: u64 = buckets.iter().map(|bucket| bucket[1].as_u64().unwrap()).sum();
+        assert_eq!(timed, status["events"], "every event is timed once");
+        assert!(status["latency"]["p50_ns"].as_u64() <= status["latency"]["p99_ns"].as_u64());
         // What the log did not take is counted.
         let count = |verdict: &str, records: &[serde_json::Value]| -> u64 {
             records

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use heal_support::*;
-use writegate::heal::{Change, Content, Did, Duty, Failure, Hint, Known};
+use writegate::heal::{Change, Content, Did, Duty, Failure, Hint, Known, Quarantine};
 
 /// Runs `test` on each filesystem with a learned tree, and demands that afterwards the tree is what it was.
 fn each(test: impl Fn(&Ground, &Path, &mut writegate::heal::Healer)) {
@@ -66,12 +66,17 @@ fn a_replaced_file_changes_places_with_the_intruders() {
         let was = ino(&path);
         fs::write(&evil, "evil").unwrap();
         fs::rename(&evil, &path).unwrap();
-        let hint = Hint { subject: serde_json::json!({"pid": 42}), seq: 7, ..Hint::default() };
+        let hint = Hint { subject: serde_json::json!({"pid": 42}), ..Hint::default() };
         let actions = heal(healer, &path, hint);
         assert_eq!(dids(&actions), [Did::Linked]);
         assert_eq!(ino(&path), was);
         assert_eq!(actions[0].blake3, Some(*blake3::hash(b"evil").as_bytes()));
-        let item = healer.quarantine().show(actions[0].quarantine.as_ref().unwrap()).unwrap();
+        let id = actions[0].quarantine.as_ref().unwrap();
+        healer.file(id, 7);
+        // What a note says outlives this process.
+        let noted = Quarantine::existing(&ground.state).unwrap();
+        let item = noted.show(id).unwrap();
+        assert_eq!(Some(item), healer.quarantine().show(id));
         assert_eq!(fs::read(item.kept.path()).unwrap(), b"evil");
         assert_eq!((item.original.path(), item.seq), (path, 7));
         assert_eq!(item.subject["pid"], 42);

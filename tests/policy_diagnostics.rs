@@ -18,6 +18,10 @@ impl PathResolver for Empty {
     fn kind(&self, path: &Path) -> Option<Kind> {
         self.canonical(path).map(|_| Kind::Directory)
     }
+
+    fn is_script(&self, _: &Path) -> bool {
+        false
+    }
 }
 
 fn rendered(files: &[(&str, &str)]) -> String {

@@ -18,6 +18,10 @@ impl PathResolver for Empty {
     fn kind(&self, _: &Path) -> Option<Kind> {
         None
     }
+
+    fn is_script(&self, _: &Path) -> bool {
+        false
+    }
 }
 
 /// Reads it in both dialects and renders whatever was found.

@@ -25,21 +25,24 @@ fn read(clock: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Resident memory of a process in KiB (`RssAnon` and `RssShmem`: what it has made itself).
-pub fn own_memory_kib(pid: i32) -> u64 {
+/// Resident memory of a process in KiB, its program and what it shares included.
+pub fn resident_kib(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| -> u64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
-    };
-    field("RssAnon:") + field("RssShmem:")
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }
 
-/// Slab memory of the kernel in KiB: where marks live.
+/// What is allocated in the slabs of the kernel, in KiB: marks live there, and the inodes that they keep in memory.
+/// Of all slabs, because they share those of one size with others; pages that are kept for later do not count.
 pub fn slab_kib() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"));
-    line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    // Name, active objects, all objects, bytes of one (slabinfo(5)).
+    let bytes = text.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1).map(str::parse::<u64>);
+        let (active, _, size) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
+        Some(active * size)
+    });
+    bytes.sum::<u64>() / 1024
 }
 
 /// Ends a child and waits for it.

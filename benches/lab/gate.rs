@@ -69,6 +69,11 @@ impl Gate {
         reply.ok().and_then(|document| serde_json::from_slice(&document).ok()).unwrap_or(Value::Null)
     }
 
+    /// Resident memory of supervisor and worker, KiB.
+    pub fn resident_kib(&self) -> u64 {
+        clock::resident_kib(self.supervisor.id() as i32) + clock::resident_kib(self.worker)
+    }
+
     /// How long `reload` takes, asked on the socket.
     pub fn reload(&self) -> Duration {
         use writegate::control::{client, protocol};

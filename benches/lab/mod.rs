@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod gate;
 pub mod opener;
+pub mod options;
 pub mod report;
 pub mod responder;
 pub mod stats;

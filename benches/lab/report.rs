@@ -47,22 +47,26 @@ pub fn machine() -> String {
 /// The table of latencies.
 pub fn latencies(series: &[&Series]) -> String {
     let mut table = String::from(
-        "| scenario | opens | p50 µs | p90 | p99 | p99.9 | max | responder CPU µs per event |\n\
-         | --- | --: | --: | --: | --: | --: | --: | --: |\n",
+        "| scenario | opens | p50 µs | p90 | p99 | p99.9 | max | responder CPU µs per event | of it read to answer |\n\
+         | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n",
     );
     for one in series {
-        let cpu = one.median_of(Metric::Cpu) / 1000.0;
-        let cpu = if cpu.is_nan() { "–".to_owned() } else { format!("{cpu:.2}") };
+        let us = |metric| {
+            let us = one.median_of(metric) / 1000.0;
+            if us.is_nan() { "–".to_owned() } else { format!("{us:.2}") }
+        };
         let _ = writeln!(
             table,
-            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {cpu} |",
+            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {} | {} |",
             one.title,
             one.all.len(),
             one.at(50.0),
             one.at(90.0),
             one.at(99.0),
             one.at(99.9),
-            one.max()
+            one.max(),
+            us(Metric::Cpu),
+            us(Metric::Work)
         );
     }
     table

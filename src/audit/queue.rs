@@ -214,6 +214,24 @@ pub(super) struct Shared {
     pub pool: RecordPool,
     pub losses: Losses,
     pub progress: Progress,
+    filed: (Sender<Filed>, Receiver<Filed>),
+}
+
+impl Shared {
+    /// The logger has numbered a record about something in the quarantine. Nobody waits: where the watcher does not
+    /// come to it, the note there stays without the number.
+    pub fn file(&self, id: String, seq: u64) {
+        let _ = self.filed.0.try_send(Filed { id, seq });
+    }
+}
+
+/// A record about something in the quarantine has its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filed {
+    /// What it is called there.
+    pub id: String,
+    /// The record's number in the trail.
+    pub seq: u64,
 }
 
 /// The responders' end. Cheap to clone; one for each thread.
@@ -242,6 +260,8 @@ pub fn audit_queue_with(records: usize) -> (AuditQueue, AuditDrain) {
         pool: RecordPool::new(records),
         losses: Losses::new(),
         progress: Progress::default(),
+        // There are no more records under way than that.
+        filed: bounded(records),
     });
     (AuditQueue { shared: Arc::clone(&shared), sender }, AuditDrain { shared, receiver })
 }
@@ -282,6 +302,11 @@ impl AuditQueue {
         &self.shared.pool
     }
 
+    /// What the logger has numbered since the last call.
+    pub fn take_filed(&self) -> impl Iterator<Item = Filed> + '_ {
+        self.shared.filed.1.try_iter()
+    }
+
     /// The account of losses.
     pub fn losses(&self) -> &Losses {
         &self.shared.losses
@@ -289,7 +314,7 @@ impl AuditQueue {
 
     /// Where the audit side stands.
     pub fn gauge(&self) -> Gauge {
-        let Shared { pool, losses, progress } = &*self.shared;
+        let Shared { pool, losses, progress, filed: _ } = &*self.shared;
         let last_loss_ns = losses.last_ns.load(Relaxed);
         Gauge {
             queue_depth: self.sender.len(),

@@ -261,6 +261,8 @@ impl Writer {
         let result = self.format.encode(record, self.next_seq, &self.context, self.trail.batch());
         if result.is_err() {
             self.drain.shared.losses.count(record.policy, record.generation());
+        } else if let id @ [_, ..] = record.text(record.response.quarantine) {
+            self.drain.shared.file(String::from_utf8_lossy(id).into_owned(), self.next_seq);
         }
         self.encoded(result.is_ok());
     }

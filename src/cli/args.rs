@@ -39,6 +39,9 @@ pub enum Command {
     /// Read the audit trail
     #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
     Audit(AuditCommand),
+    /// See what healing took away, and give it back
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    Quarantine(QuarantineCommand),
 }
 
 /// Run the gate, in the foreground
@@ -189,12 +192,15 @@ pub struct ExplainArgs {
 /// Show what this kernel and container allow, and what becomes of each kind of change
 ///
 /// Probes the running kernel. Each way to change a file is prevented, healed, detected or not covered, and why.
+/// Where a gate runs, it is asked what it could not put back.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   writegate doctor
   writegate doctor --json | jq '.coverage[] | select(.class == \"none\")'")]
 pub struct DoctorArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
     #[command(flatten)]
     pub json: JsonArgs,
 }
@@ -258,6 +264,68 @@ pub struct TailArgs {
     /// Taken by every audit command; showing records needs no state
     #[arg(long, value_name = "DIR", default_value = STATE_DIR, hide = true)]
     pub state_dir: PathBuf,
+}
+
+/// The commands of `quarantine`.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    List(ListArgs),
+    Show(ShowArgs),
+    Release(ReleaseArgs),
+}
+
+/// Where the quarantine is.
+#[derive(Debug, Args)]
+pub struct StateDirArgs {
+    /// The gate's state directory
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR, value_hint = ValueHint::DirPath)]
+    pub state_dir: PathBuf,
+}
+
+/// List what healing took away, oldest first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  writegate quarantine list
+  writegate quarantine list --json | jq '.[] | select(.kind == \"file\") | .blake3'")]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub state_dir: StateDirArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Show all that is known of one thing: what it was, where, by whom, and where it is kept
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Its name in the list
+    #[arg(value_name = "ID")]
+    pub id: String,
+    #[command(flatten)]
+    pub state_dir: StateDirArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Give one thing back: where it was, or at --to
+///
+/// It is moved, with content, owner, mode and attributes as they were; flags of chattr(1) stay off. A running gate
+/// does not know that you want it: in a place that it protects, it takes it away again. Release it elsewhere, or
+/// give the place a policy that lets it be, and reload.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  writegate quarantine release 187f4d2a9c3b1e05 --to /root/evidence/evil
+  writegate quarantine release 187f4d2a9c3b1e05")]
+pub struct ReleaseArgs {
+    /// Its name in the list
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// A path that does not exist yet [default: where it was]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub to: Option<PathBuf>,
+    #[command(flatten)]
+    pub state_dir: StateDirArgs,
 }
 
 /// `--mode`.

@@ -37,13 +37,12 @@ pub(super) fn check(args: CheckArgs) -> Result<Report, Failure> {
 }
 
 fn numbers(snapshot: &Snapshot) -> String {
-    let paths = snapshot.policies.iter().map(|compiled| compiled.policy.paths.len()).sum();
     let mut text = String::new();
     let _ = write!(
         text,
         ", {}, {}",
         counted(snapshot.policies.len(), "policy", "policies"),
-        counted(paths, "path", "paths")
+        counted(snapshot.roots.len(), "path", "paths")
     );
     if !snapshot.inactive.is_empty() {
         let _ = write!(text, ", {} inactive", snapshot.inactive.len());

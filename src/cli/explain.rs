@@ -80,6 +80,6 @@ fn enforcement(answer: &Explanation) -> &'static str {
         (Enforcement::Healed, _) => "healed: put back as soon as it has happened",
         (Enforcement::Detected, _) => "detected: recorded when it happens",
         (Enforcement::None, "allow") => "none: it passes",
-        (Enforcement::None, _) => "none: this release does not see such a change (see `writegate doctor`)",
+        (Enforcement::None, _) => "none: the gate does not see such a change (see `writegate doctor`)",
     }
 }

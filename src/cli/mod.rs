@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod check;
 mod explain;
+mod quarantine;
 mod reload;
 pub mod report;
 mod run;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AuditCommand, Cli, Command, DemoArgs};
+use args::{AuditCommand, Cli, Command, DemoArgs, QuarantineCommand};
 use report::{Failure, Report};
 
 use crate::demo;
@@ -41,10 +42,13 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => explain::explain(args),
-        Command::Doctor(args) => crate::doctor::doctor(args.json.json),
+        Command::Doctor(args) => crate::doctor::doctor(&args.control.control, args.json.json),
         Command::Demo(args) => demo(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Audit(AuditCommand::Tail(args)) => audit::tail(args),
+        Command::Quarantine(QuarantineCommand::List(args)) => quarantine::list(&args),
+        Command::Quarantine(QuarantineCommand::Show(args)) => quarantine::show(&args),
+        Command::Quarantine(QuarantineCommand::Release(args)) => quarantine::release(&args),
     };
     done.and_then(Report::print).unwrap_or_else(|failure| failure.print())
 }

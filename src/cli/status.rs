@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::args::StatusArgs;
 use super::report::{Exit, Failure, Report, counted, shown};
 use crate::control::client::{self, ClientError};
-use crate::control::protocol::{Command, StatusReply};
+use crate::control::protocol::{Command, Healing, StatusReply};
 
 /// While it waits.
 const POLL_EVERY: Duration = Duration::from_millis(50);
@@ -108,6 +108,22 @@ fn text(reply: &StatusReply) -> String {
             reply.events, reply.allowed, reply.denied, reply.healed
         ),
     );
+    if !reply.latency.buckets.is_empty() {
+        let us = |ns: u64| format!("{}.{} µs", ns / 1000, ns % 1000 / 100);
+        let (p50, p99) = (us(reply.latency.p50_ns), us(reply.latency.p99_ns));
+        line("latency", &format!("half of them below {p50}, 99 in 100 below {p99}, from read to answer"));
+    }
+    let Healing { names, learning, links, copies, quarantined, .. } = reply.healing;
+    if names > 0 || learning {
+        let names = counted(names as usize, "name", "names");
+        let more = if learning { " so far, more are being learned" } else { "" };
+        let held = format!(
+            "{} and {}",
+            counted(links as usize, "link", "links"),
+            counted(copies as usize, "copy", "copies")
+        );
+        line("healing", &format!("{names}{more}; {held} in the vault, {quarantined} in quarantine"));
+    }
     let waiting = counted(reply.queue_depth as usize, "record waits", "records wait");
     line("audit log", &format!("{}, {waiting}, {} lost", shown(&reply.audit_log), reply.lost));
     if let Some(loss) = &reply.last_loss {
@@ -117,11 +133,17 @@ fn text(reply: &StatusReply) -> String {
     for inactive in &reply.inactive {
         line("inactive", &format!("{}: {}", shown(&inactive.name), shown(&inactive.reason)));
     }
-    for unmarked in reply.unmarked.iter().take(UNMARKED_SHOWN) {
-        line("UNCOVERED", &format!("{}: {}", shown(&unmarked.path), shown(&unmarked.error)));
-    }
-    if let Some(more @ 1..) = reply.unmarked.len().checked_sub(UNMARKED_SHOWN) {
-        line("UNCOVERED", &format!("and {more} more; --json shows all"));
+    let lists = [
+        ("UNCOVERED", &reply.unmarked, reply.unmarked.len(), "; --json shows all"),
+        ("UNHELD", &reply.unheld, reply.healing.unheld as usize, ""),
+    ];
+    for (name, list, count, where_to_look) in lists {
+        for one in list.iter().take(UNMARKED_SHOWN) {
+            line(name, &format!("{}: {}", shown(&one.path), shown(&one.error)));
+        }
+        if let Some(more @ 1..) = count.checked_sub(UNMARKED_SHOWN.min(list.len())) {
+            line(name, &format!("and {more} more{where_to_look}"));
+        }
     }
     text
 }
@@ -147,7 +169,17 @@ mod tests {
         let text = text(&reply);
         assert!(text.starts_with("writegate is up"), "{text}");
         assert_eq!(text.matches("UNCOVERED").count(), 21);
+        assert!(!text.contains("UNHELD") && !text.contains("healing"), "{text}");
         assert!(text.contains("and 3 more") && text.contains("/a\\u{1b}: no"), "{text}");
+    }
+
+    #[test]
+    fn what_could_not_be_put_back_is_shown_and_counted() {
+        let unheld = vec![Unmarked { path: "/large".to_owned(), error: "too large".to_owned() }];
+        let healing = Healing { names: 2, links: 1, unheld: 7, ..Healing::default() };
+        let text = text(&StatusReply { healing, unheld, ..StatusReply::default() });
+        assert!(text.contains("2 names; 1 link and 0 copies in the vault, 0 in quarantine"), "{text}");
+        assert!(text.contains("/large: too large") && text.contains("and 6 more"), "{text}");
     }
 
     #[test]

@@ -56,8 +56,12 @@ pub struct StatusReply {
     pub allowed: u64,
     /// Of these denied.
     pub denied: u64,
+    /// How long the gate took with them.
+    pub latency: Latency,
     /// Changes put back.
     pub healed: u64,
+    /// What they are put back from.
+    pub healing: Healing,
     /// Records that are missing from the trail.
     pub lost: u64,
     /// Records that wait to be written.
@@ -70,8 +74,22 @@ pub struct StatusReply {
     pub last_loss: Option<Loss>,
     /// Protected, and yet not covered.
     pub unmarked: Vec<Unmarked>,
+    /// Protected, and yet could not be put back, or not wholly: the first of [`Healing::unheld`].
+    pub unheld: Vec<Unmarked>,
     /// The trail.
     pub audit_log: String,
+}
+
+/// From the moment an event is read to the moment it is answered, over all of them since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// Half of them took no longer, nanoseconds.
+    pub p50_ns: u64,
+    /// All but one in a hundred took no longer, nanoseconds.
+    pub p99_ns: u64,
+    /// How many took less than so many nanoseconds, and not less than the entry before.
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// A policy whose selector does not match here.
@@ -94,7 +112,25 @@ pub struct Loss {
     pub time: String,
 }
 
-/// Something that is not covered although a policy names it.
+/// Inventory, vault and quarantine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Healing {
+    /// Names that are kept as they are.
+    pub names: u64,
+    /// More of them are still being looked at for the first time.
+    pub learning: bool,
+    /// Objects held by a link.
+    pub links: u64,
+    /// Files of whose content a copy is held.
+    pub copies: u64,
+    /// Names of which something could not be held.
+    pub unheld: u64,
+    /// Things in the quarantine.
+    pub quarantined: u64,
+}
+
+/// Something that is not covered, or not wholly, although a policy names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unmarked {

@@ -75,6 +75,16 @@ pub(super) const HOLDER: &str = "holder";
 /// The attack before which the demo kills the worker of its own gate.
 pub(super) const WORKER_KILLED: &str = "worker-killed";
 
+const CHATTR: &str = "chattr";
+
+/// Takes off the flag that would keep the scratch directory from being removed.
+pub(super) fn clear_flags(scratch: &Path) {
+    // Where the gate has taken it off, or the file is gone, there is nothing to do.
+    if let Ok(file) = File::open(Place::new(scratch, CHATTR).file()) {
+        let _ = raw::set_inode_flags(file.as_fd(), 0);
+    }
+}
+
 const OPEN: &str = "open for writing: open, openat, creat";
 const TRUNCATE: &str = "empty a file: O_TRUNC";
 const CREATE: &str = "create a file: O_CREAT";
@@ -284,9 +294,9 @@ pub(super) const ATTACKS: &[Attack] = &[
         let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
         File::open(place.file())?.set_times(times)
     }),
-    attack("chattr", "chattr +d", "change inode flags: chattr", |place| {
-        const NODUMP: libc::c_long = 0x40;
-        raw::set_inode_flags(File::open(place.file())?.as_fd(), NODUMP)
+    attack(CHATTR, "chattr +i", "change inode flags: chattr", |place| {
+        const IMMUTABLE: libc::c_long = 0x10;
+        raw::set_inode_flags(File::open(place.file())?.as_fd(), IMMUTABLE)
     }),
     Attack {
         mounts: true,
@@ -375,5 +385,6 @@ mod tests {
                 Err(error) => panic!("{}: {error}", attack.name),
             }
         }
+        clear_flags(scratch.path());
     }
 }

@@ -11,7 +11,7 @@ mod tree;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +31,11 @@ use crate::policy::explain::Enforcement;
 use crate::preflight::preflight;
 use crate::scratch::Scratch;
 use crate::sys::child;
-use attacks::{ATTACKS, Attack, FILE, HOLDER, NEW_DIRECTORY, ORIGINAL, Place, WORKER_KILLED, write_to};
+use attacks::{
+    ATTACKS, Attack, FILE, HOLDER, NEW_DIRECTORY, ORIGINAL, Place, WORKER_KILLED, clear_flags, write_to,
+};
 use gate::Gate;
-use tree::Tree;
+use tree::{Same, Tree};
 
 /// After this the gate is ended, whatever is left to do.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -41,6 +43,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 const ATTACK_WITHIN: Duration = Duration::from_secs(5);
 /// A killed worker is replaced in some ten milliseconds.
 const READY_AGAIN_WITHIN: Duration = Duration::from_secs(3);
+/// What is reported is put back within a millisecond; what only the patrol finds, within two of its looks.
+const HEALED_WITHIN: Duration = Duration::from_secs(2);
 const POLL_EVERY: Duration = Duration::from_millis(2);
 
 /// What became of an attack.
@@ -57,8 +61,13 @@ struct Outcome {
     changes: Vec<String>,
     /// Of the attacker, in the trail.
     records: Vec<u64>,
+    /// From the notification to the last thing put back, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healed_ms: Option<f64>,
     /// It is what it should be.
     ok: bool,
+    #[serde(skip)]
+    inside: PathBuf,
     #[serde(skip)]
     pid: u32,
     #[serde(skip)]
@@ -112,6 +121,7 @@ pub fn demo(keep: bool, json: bool) -> Result<Report, Failure> {
     }
     let alive = gate.is_ready_by(Instant::now() + READY_AGAIN_WITHIN);
     judge(&mut outcomes, &gate.stop());
+    clear_flags(scratch.path());
     for attack in ATTACKS.iter().filter(|attack| attack.mounts) {
         let place = Place::new(scratch.path(), attack.name);
         // Most are not mounted.
@@ -174,6 +184,7 @@ fn try_out(
     holder: &mut Option<File>,
 ) -> Outcome {
     let row = row_of(attack.mutation, features);
+    let place = Place::new(scratch, attack.name);
     let mut outcome = Outcome {
         technique: attack.technique,
         class: row.map_or(Enforcement::None, |row| row.class),
@@ -181,7 +192,9 @@ fn try_out(
         skipped: true,
         changes: Vec::new(),
         records: Vec::new(),
+        healed_ms: None,
         ok: true,
+        inside: place.inside.clone(),
         pid: 0,
         worked: false,
     };
@@ -194,7 +207,6 @@ fn try_out(
         return outcome;
     }
     outcome.skipped = false;
-    let place = Place::new(scratch, attack.name);
     let before = Tree::of(&place.inside);
     match holder.take_if(|_| attack.name == HOLDER) {
         Some(file) => {
@@ -211,10 +223,17 @@ fn try_out(
     }
     // One attack is about what is in a directory, and may make that.
     let expected = Path::new(if attack.name == "new-directory" { NEW_DIRECTORY } else { "" });
-    outcome.changes = match (before, Tree::of(&place.inside)) {
-        (Ok(before), Ok(after)) => before.changes(&after, expected),
+    let same = if outcome.class == Enforcement::Healed { Same::Restored } else { Same::Untouched };
+    let look = || match (&before, Tree::of(&place.inside)) {
+        (Ok(before), Ok(after)) => before.changes(&after, expected, same),
         _ => vec![format!("{FILE} cannot be looked at")],
     };
+    outcome.changes = look();
+    let until = until.min(Instant::now() + HEALED_WITHIN);
+    while same == Same::Restored && !outcome.changes.is_empty() && Instant::now() < until {
+        std::thread::sleep(POLL_EVERY);
+        outcome.changes = look();
+    }
     outcome
 }
 
@@ -265,23 +284,30 @@ fn end_of(attacker: &mut Child, until: Instant) -> io::Result<Option<std::proces
     Ok(None)
 }
 
-/// What should be prevented was refused, changed nothing and is on record; what should be detected is on record.
+/// What should be prevented was refused, changed nothing and is on record; what should be healed was put back and is
+/// on record as that; what should be detected is on record.
 fn judge(outcomes: &mut [Outcome], trail: &[Value]) {
     for outcome in outcomes.iter_mut().filter(|outcome| !outcome.skipped) {
-        // Each attacker has one thread, and where it was gone before it could be looked at only that is known.
-        let own = trail.iter().filter(|record| {
-            let subject = &record["subject"];
-            subject["pid"] == outcome.pid || subject["tid"] == outcome.pid
-        });
-        outcome.records = own.filter_map(|record| record["seq"].as_u64()).collect();
+        let own: Vec<_> = trail.iter().filter(|record| is_of(record, outcome)).collect();
+        outcome.records = own.iter().filter_map(|record| record["seq"].as_u64()).collect();
+        let times = own.iter().filter_map(|record| record["response"]["healed_us"].as_f64());
+        outcome.healed_ms = times.map(|us| us / 1000.0).reduce(f64::max);
         let recorded = !outcome.records.is_empty();
         outcome.ok = match outcome.class {
             Enforcement::Prevented => !outcome.worked && outcome.changes.is_empty() && recorded,
-            Enforcement::Healed => outcome.changes.is_empty() && recorded,
+            Enforcement::Healed => outcome.changes.is_empty() && outcome.healed_ms.is_some(),
             Enforcement::Detected => recorded,
             Enforcement::None => true,
         };
     }
+}
+
+/// By its attacker, who has one thread, or, where nobody was seen doing it, by its directory.
+fn is_of(record: &Value, outcome: &Outcome) -> bool {
+    let subject = &record["subject"];
+    let by_nobody =
+        || record["path"].as_str().is_some_and(|path| Path::new(path).starts_with(&outcome.inside));
+    subject["pid"] == outcome.pid || subject["tid"] == outcome.pid || subject.is_null() && by_nobody()
 }
 
 fn text(outcomes: &[Outcome], kept: Option<&Path>) -> String {
@@ -294,7 +320,9 @@ fn text(outcomes: &[Outcome], kept: Option<&Path>) -> String {
     for outcome in outcomes {
         let tree = match outcome.changes.as_slice() {
             _ if outcome.skipped => "-".to_owned(),
-            [] => "unchanged".to_owned(),
+            [] => {
+                outcome.healed_ms.map_or_else(|| "unchanged".to_owned(), |ms| format!("back in {ms:.2} ms"))
+            }
             changes => changes.join(", "),
         };
         let records: Vec<_> = outcome.records.iter().map(|seq| format!("#{seq}")).collect();

@@ -12,9 +12,11 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::scratch::Scratch;
+use crate::sys::connector::Connector;
 use crate::sys::fanotify::Group;
 use crate::sys::features as kernel;
 use crate::sys::lease::{self, Probe};
+use crate::watch::MountWatch;
 
 /// One thing that the host can do or cannot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Features {
         add("event_fd_errors", "records what the kernel itself refused", told(kernel::event_fd_errors()));
         add(
             "notification_targets",
-            "proves who made a new file, so that it can be taken back; sees new directories",
+            "sees changes of names and metadata, so that they can be put back; proves who made a new file",
             told(Group::notification().map(drop)),
         );
         add(
@@ -78,7 +80,17 @@ impl Features {
             "refuses truncate by path before it happens",
             scratch.clone().and_then(probe_pre_access),
         );
-        add("mount_events", "could see mounts; not used by this release", told(kernel::mount_events()));
+        add(
+            "process_events",
+            "tells who a short-lived process was: without, what it changed is nobody's and put back",
+            told(Connector::listen().map(drop)),
+        );
+        add("mount_list", "sees what is mounted over a protected path", told(MountWatch::new().map(drop)));
+        add(
+            "mount_events",
+            "could see mounts; the list of mounts does that everywhere",
+            told(kernel::mount_events()),
+        );
         add("io_uring", "a way to open files that hides its flags from the gate", told(kernel::io_uring()));
         add("i386", "32-bit programs and their own system call table", scratch.and_then(probe_i386));
         for (name, bit, purpose) in CAPABILITIES {
@@ -97,12 +109,16 @@ fn parent_registers() -> String {
     }
 }
 
-const CAPABILITIES: [(&str, u32, &str); 5] = [
+const CAPABILITIES: [(&str, u32, &str); 9] = [
     ("cap_sys_admin", 21, "permission events at all"),
     ("cap_sys_ptrace", 19, "reads the registers and the identity of other users' processes"),
     ("cap_lease", 28, "the lease probe on other users' files"),
     ("cap_dac_read_search", 2, "walks protected trees, opens objects by handle"),
-    ("cap_linux_immutable", 9, "could clear an intruder's chattr +i; not used by this release"),
+    ("cap_linux_immutable", 9, "takes off an intruder's chattr +i and +a before healing"),
+    ("cap_chown", 0, "gives back owner and group"),
+    ("cap_fowner", 3, "gives back mode, times and attributes of other users' files"),
+    ("cap_mknod", 27, "makes removed device nodes again"),
+    ("cap_net_admin", 12, "process events"),
 ];
 
 fn capability(bit: u32) -> Result<(), String> {

@@ -6,10 +6,13 @@ pub mod features;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::cli::report::{Exit, Failure, Report, shown};
+use crate::control::client;
+use crate::control::protocol::{Command, StatusReply, Unmarked};
 use crate::policy::explain::Enforcement;
 use crate::preflight::preflight;
 use coverage::Row;
@@ -25,6 +28,8 @@ struct Answer {
     missing: BTreeMap<&'static str, String>,
     security_modules: Vec<String>,
     open_files: Limits,
+    /// What the running gate could not put back; none where no gate answers.
+    unheld: Option<Vec<Unmarked>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,12 +39,17 @@ struct Limits {
 }
 
 /// Probes this host. Where no gate can run it says what can be told, and what is missing.
-pub fn doctor(json: bool) -> Result<Report, Failure> {
+/// What the gate that listens on `control`, if one does, could not put back, it lists too.
+pub fn doctor(control: &Path, json: bool) -> Result<Report, Failure> {
     let preflight = preflight();
     let features = Features::probe();
     let exit = if preflight.is_ok() { Exit::Done } else { Exit::Unavailable };
-    let report =
-        if json { Report::json(&answer(&features), exit)? } else { Report::text(text(&features), exit) };
+    let unheld = unheld(control);
+    let report = if json {
+        Report::json(&answer(&features, unheld), exit)?
+    } else {
+        Report::text(text(&features, &unheld.unwrap_or_default()), exit)
+    };
     Ok(Report { failure: preflight.err().map(Failure::from), ..report })
 }
 
@@ -49,7 +59,13 @@ fn kernel() -> String {
     format!("{} {} {}", word(name.sysname()), word(name.release()), word(name.machine()))
 }
 
-fn answer(features: &Features) -> Answer {
+fn unheld(control: &Path) -> Option<Vec<Unmarked>> {
+    let document = client::ask(control, Command::Status).ok()?;
+    let reply: StatusReply = serde_json::from_slice(&document).ok()?;
+    Some(reply.unheld)
+}
+
+fn answer(features: &Features, unheld: Option<Vec<Unmarked>>) -> Answer {
     let (soft, hard) = features.open_files;
     Answer {
         kernel: kernel(),
@@ -61,6 +77,7 @@ fn answer(features: &Features) -> Answer {
             .collect(),
         security_modules: features.security_modules.clone(),
         open_files: Limits { soft, hard },
+        unheld,
     }
 }
 
@@ -74,7 +91,7 @@ pub const fn class_word(class: Enforcement) -> &'static str {
     }
 }
 
-fn text(features: &Features) -> String {
+fn text(features: &Features, unheld: &[Unmarked]) -> String {
     let mut text = String::new();
     let (soft, hard) = features.open_files;
     let modules = match features.security_modules.as_slice() {
@@ -99,6 +116,12 @@ fn text(features: &Features) -> String {
             let _ = writeln!(text, "  {:<12} {}", class_word(class), row.mutation);
             let _ = writeln!(text, "  {:<12}   {}", "", row.why);
         }
+    }
+    if !unheld.is_empty() {
+        text.push_str("\nWhat the running gate could not put back, or not wholly\n");
+    }
+    for one in unheld {
+        let _ = writeln!(text, "  {}: {}", shown(&one.path), shown(&one.error));
     }
     text
 }

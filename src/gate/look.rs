@@ -2,28 +2,14 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::patience::Patience;
 use crate::access::Access;
 use crate::classify::{self, Asked, Call, Line};
 use crate::subject::Credentials;
-use crate::sys::clock;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
 use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
 use crate::verdict::Change;
-
-/// Looks at once while the opener is on its way to sleep on another CPU; that takes it less than a microsecond.
-/// More looks only keep an opener that waits for this CPU from getting there: with eight openers on two CPUs, 30 of
-/// them halved the throughput.
-const LOOKS_AT_ONCE: u32 = 2;
-/// Looks that yield the CPU in between: the opener may be waiting for the very CPU that the responder is on.
-const LOOKS_YIELDING: u32 = 200;
-/// All looks after the first ones together, nanoseconds: enough but for a host with many more runnable threads than
-/// CPUs. A time and not a number of looks: there each yield and each sleep of ours costs milliseconds too.
-pub(super) const PATIENCE_NS: u64 = 20_000_000;
-/// For an opener that could change the file: to refuse a read because its reader gets no CPU is worse than to wait,
-/// and to let it pass unseen would let it empty the file. Below the 0.9 s after which a worker is replaced.
-const LONG_PATIENCE_NS: u64 = 450_000_000;
-const SLEEP_BETWEEN: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Looks at a kernel stack that does not show an opening call; some 10 µs each.
 pub(super) const LOOKS_AT_STACK: u32 = 50;
@@ -91,6 +77,17 @@ pub(super) enum Sight {
     Hidden,
 }
 
+/// What one look sees, without waiting for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Glance {
+    /// Certainly this.
+    Seen(Look),
+    /// The opener has not come to rest.
+    Restless,
+    /// Anything else: [`Looker::look`] tells.
+    Unclear,
+}
+
 /// Looks through /proc, keeping descriptors of the threads it has seen.
 #[derive(Debug, Default)]
 pub struct Looker {
@@ -98,6 +95,20 @@ pub struct Looker {
 }
 
 impl Looker {
+    /// What [`Looker::look`] would say, where that shows at once.
+    pub fn glance(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Glance {
+        let told = match self.sight_of(proc, tid) {
+            Sight::Call(call) => match classify::asked(&call) {
+                Asked::Flags(flags) => Look::of_flags(flags, call.number),
+                Asked::Exec => Look::of_exec(call.number),
+                Asked::Indirect(_) | Asked::Untold => return Glance::Unclear,
+            },
+            Sight::Restless => return Glance::Restless,
+            Sight::Hidden => return Glance::Unclear,
+        };
+        if is_borne_out_at_once(&told, fd) { Glance::Seen(told) } else { Glance::Unclear }
+    }
+
     /// What the opener `tid` of the file behind `fd` asks for.
     ///
     /// Registers first: they tell reads from writes even while somebody else has the file open for writing.
@@ -118,10 +129,10 @@ impl Looker {
         fd: BorrowedFd<'_>,
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
-        let mut sight = self.call_of(proc, tid, PATIENCE_NS);
+        let mut sight = self.call_of(proc, tid, Patience::usual());
         // Whoever cannot write cannot empty the file either: no need to wait for it.
         if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
-            sight = self.call_of(proc, tid, LONG_PATIENCE_NS);
+            sight = self.call_of(proc, tid, Patience::long());
         }
         let call = match sight {
             Sight::Call(call) => call,
@@ -144,7 +155,7 @@ impl Looker {
 
     /// What registers alone tell, exactly; `None` where they do not. For events whose descriptor is gone.
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
-        let Sight::Call(call) = self.call_of(proc, tid, PATIENCE_NS) else { return None };
+        let Sight::Call(call) = self.call_of(proc, tid, Patience::usual()) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, call.number),
             Asked::Exec => Look::of_exec(call.number),
@@ -153,30 +164,30 @@ impl Looker {
         is_within_its_call(proc, tid).then_some(told)
     }
 
-    /// The call that `tid` is blocked in, once it sleeps.
-    pub(super) fn call_of(&mut self, proc: &Proc, tid: i32, patience_ns: u64) -> Sight {
+    /// What `tid` is in now.
+    pub(super) fn sight_of(&mut self, proc: &Proc, tid: i32) -> Sight {
         let mut line = [0; SYSCALL_LINE_BYTES];
-        let mut until_ns = None;
-        for attempt in 0.. {
-            let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
-            match classify::parse_line(&line[..n]) {
-                Line::In(call) => return Sight::Call(call),
-                Line::Garbled => return Sight::Hidden,
-                Line::Running if attempt < LOOKS_AT_ONCE => std::hint::spin_loop(),
-                Line::Running => {
-                    let now_ns = clock::monotonic_ns();
-                    if now_ns > *until_ns.get_or_insert(now_ns + patience_ns) {
-                        return Sight::Restless;
-                    }
-                    if attempt < LOOKS_AT_ONCE + LOOKS_YIELDING {
-                        std::thread::yield_now();
-                    } else {
-                        std::thread::sleep(SLEEP_BETWEEN);
-                    }
-                }
+        let Ok(n) = self.registers.read(proc, tid, &mut line) else { return Sight::Hidden };
+        match classify::parse_line(&line[..n]) {
+            Line::In(call) => Sight::Call(call),
+            Line::Garbled => Sight::Hidden,
+            Line::Running => Sight::Restless,
+        }
+    }
+
+    /// The call that `tid` is blocked in, once it sleeps.
+    pub(super) fn call_of(&mut self, proc: &Proc, tid: i32, mut patience: Patience) -> Sight {
+        loop {
+            let sight = self.sight_of(proc, tid);
+            if sight != Sight::Restless || !patience.wait() {
+                return sight;
             }
         }
-        Sight::Restless
+    }
+
+    /// To be called when nobody waits: gives up what was put aside while somebody did.
+    pub fn tidy_up(&mut self) {
+        self.registers.close_replaced();
     }
 }
 
@@ -220,10 +231,15 @@ fn unseen(proc: &Proc, tid: i32, fd: BorrowedFd<'_>, syscall: i32) -> Look {
 /// work; both would count as writers, or read (such work neither creates nor truncates: `io_uring` leaves that to its
 /// workers). So a read is borne out by the lease, and everything else that is less than a write by the kernel stack.
 fn is_borne_out(told: &Look, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+    is_borne_out_at_once(told, fd) || is_within_its_call(proc, tid)
+}
+
+/// The same without a look at the kernel stack.
+fn is_borne_out_at_once(told: &Look, fd: BorrowedFd<'_>) -> bool {
     match told.access {
-        Access::Write | Access::Truncate | Access::Unknown if !told.must_create => true,
-        Access::Read | Access::Exec if !told.must_create && lease::probe(fd) == Probe::NoWriter => true,
-        _ => is_within_its_call(proc, tid),
+        Access::Write | Access::Truncate | Access::Unknown => !told.must_create,
+        Access::Read | Access::Exec => !told.must_create && lease::probe(fd) == Probe::NoWriter,
+        _ => false,
     }
 }
 

@@ -8,6 +8,7 @@ mod in_force;
 mod look;
 pub mod mounts;
 mod object;
+mod patience;
 mod pending;
 mod responder;
 mod rollback;
@@ -15,7 +16,7 @@ mod truncation;
 
 pub use creation::Creations;
 pub use in_force::{InForce, InForceCell};
-pub use look::{Look, Looker};
+pub use look::{Glance, Look, Looker};
 pub use pending::Pending;
 pub use responder::{Responder, Shared};
 pub use rollback::Rollback;

@@ -1,34 +1,48 @@
 //! One responder: read → classify → resolve → decide → respond → close → queue the record.
 
-use std::io::{self, Write as _};
+mod recording;
+
+use std::io;
 use std::sync::Arc;
 
 use super::creation::Creations;
 use super::in_force::{InForce, InForceCell};
-use super::look::{Look, Looker};
+use super::look::{Glance, Look, Looker};
 use super::object::{self, Found, Resolver};
+use super::patience::Patience;
 use super::pending::Pending;
 use super::rollback::Rollback;
 use crate::access::{Access, Mutation};
 use crate::audit::queue::AuditQueue;
-use crate::audit::record::{Kind, Object, ObjectKind, Record, What};
-use crate::classify;
 use crate::marks::{Groups, MarkTable};
 use crate::policy::snapshot::WriterMask;
+use crate::subject::Verifier;
 use crate::subject::lineage::Notes;
-use crate::subject::{Verifier, capture};
 use crate::sys::clock;
-use crate::sys::fanotify::{Answer, Group};
+use crate::sys::fanotify::{Answer, EVENTS_MAX, Group};
 use crate::sys::file::{self, Stat};
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Creation, SharedPage};
-use crate::sys::slot::{Delivery, Request, Slot};
+use crate::sys::slot::{Deliveries, Delivery, Request, Slot};
 use crate::trie::RuleId;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
 
 /// Governed names of one file that are looked at. More are a pathology, and every name beyond has the same file
 /// behind it as these.
 const NAMES_MAX: usize = 16;
+
+/// What became of the first looks at an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Its opener has not come to rest.
+    Restless,
+    /// It is to be allowed: of a thread of ours, or a read where everybody reads.
+    Passes,
+    /// It asks for this, and the policies judge.
+    Seen(Look),
+    /// It wants a closer look.
+    Unclear,
+}
 
 /// What all responders of a worker share.
 pub struct Shared {
@@ -96,7 +110,7 @@ impl Responder {
         }
     }
 
-    /// Waits for one event and answers it.
+    /// Waits for events and answers those that are there.
     ///
     /// # Errors
     /// The group is unusable. Every other failure to read is one lost event, which the kernel has denied.
@@ -108,10 +122,8 @@ impl Responder {
     }
 
     fn answer_next_of(&mut self, group: &Group) -> io::Result<()> {
-        match self.slot.receive(group) {
-            Ok(Delivery::Event(arrival)) => self.handle(Pending::new(group, self.slot, arrival)),
-            Ok(Delivery::Refused { tid, errno }) => self.kernel_refused(tid, errno),
-            Ok(Delivery::Nothing) => {}
+        match self.slot.receive(group, group.events_at_once(EVENTS_MAX)) {
+            Ok(deliveries) => self.handle(group, deliveries),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 Some(libc::EBADF | libc::EINVAL | libc::EFAULT) | None => return Err(error),
@@ -121,28 +133,102 @@ impl Responder {
         Ok(())
     }
 
-    fn handle(&mut self, pending: Pending<'_>) {
-        let started_ns = clock::monotonic_ns();
-        if self.shared.page.is_own_thread(pending.tid()) {
-            return pending.answer(Answer::Allow);
-        }
+    /// Looks at all before it answers the first, because every answer wakes all who wait, and who is awake shows no
+    /// registers. What passes is answered in a row; what takes longer holds none of it up.
+    fn handle(&mut self, group: &Group, deliveries: Deliveries<'_>) {
+        let read_ns = clock::monotonic_ns();
         self.shared.in_force.refresh(&mut self.in_force);
-        let (tid, fd) = (pending.tid(), pending.fd());
-        let look = match pending.request() {
-            Request::Open => self.looker.look(&self.proc, tid, fd),
-            Request::Access { bytes } => match self.looker.look_at_access(&self.proc, tid, Some(fd), bytes) {
-                Some(look) => look,
-                None => return pending.answer(Answer::Allow),
-            },
-        };
-        if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
-            return pending.answer(Answer::Allow);
+        let mut waiting: [Option<Pending<'_>>; EVENTS_MAX] = Default::default();
+        let mut refused = [None; EVENTS_MAX];
+        for (at, delivery) in deliveries.enumerate() {
+            match delivery {
+                Delivery::Event(arrival) => {
+                    waiting[at] = Some(Pending::new(group, self.slot, arrival, read_ns));
+                }
+                Delivery::Refused { tid, errno } => refused[at] = Some((tid, errno)),
+                Delivery::Nothing => {}
+            }
         }
-        self.judge(pending, look, started_ns);
+        let standings = self.answer_what_passes(group, &mut waiting);
+        for (event, standing) in waiting.iter_mut().zip(standings) {
+            let Some(pending) = event.take() else { continue };
+            let look = if let Standing::Seen(look) = standing { Some(look) } else { self.look(&pending) };
+            let Some(look) = look else {
+                pending.answer(Answer::Allow);
+                continue;
+            };
+            if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
+                pending.answer(Answer::Allow);
+            } else {
+                self.judge(pending, look);
+            }
+        }
+        for (tid, errno) in refused.into_iter().flatten() {
+            self.kernel_refused(tid, errno);
+        }
+        self.looker.tidy_up();
+    }
+
+    /// Answers what needs no judgement, as soon as its opener has come to rest, and says what stands in the way of the
+    /// others.
+    fn answer_what_passes(
+        &mut self,
+        group: &Group,
+        waiting: &mut [Option<Pending<'_>>; EVENTS_MAX],
+    ) -> [Standing; EVENTS_MAX] {
+        let mut standings = [Standing::Restless; EVENTS_MAX];
+        let mut patience = Patience::usual();
+        loop {
+            let mut restless = false;
+            for (event, standing) in waiting.iter().zip(&mut standings) {
+                if let Some(pending) = event
+                    && *standing == Standing::Restless
+                {
+                    *standing = self.standing_of(pending);
+                    restless |= *standing == Standing::Restless;
+                }
+            }
+            Pending::allow_all(group, waiting, |place| standings[place] == Standing::Passes);
+            if !restless || !patience.wait() {
+                return standings;
+            }
+        }
+    }
+
+    /// What of the event is to be judged; `None`: nothing.
+    fn look(&mut self, pending: &Pending<'_>) -> Option<Look> {
+        let (tid, fd) = (pending.tid(), pending.fd());
+        match pending.request() {
+            Request::Open => Some(self.looker.look(&self.proc, tid, fd)),
+            Request::Access { bytes } => self.looker.look_at_access(&self.proc, tid, Some(fd), bytes),
+        }
+    }
+
+    fn standing_of(&mut self, pending: &Pending<'_>) -> Standing {
+        if self.shared.page.is_own_thread(pending.tid()) {
+            return Standing::Passes;
+        }
+        let glance = match pending.request() {
+            Request::Open => self.looker.glance(&self.proc, pending.tid(), pending.fd()),
+            Request::Access { bytes } => {
+                match self.looker.glance_at_access(&self.proc, pending.tid(), bytes) {
+                    Some(glance) => glance,
+                    None => return Standing::Passes,
+                }
+            }
+        };
+        match glance {
+            Glance::Seen(look) if look.only_reads() && self.in_force.1.snapshot.everybody_reads => {
+                Standing::Passes
+            }
+            Glance::Seen(look) => Standing::Seen(look),
+            Glance::Restless => Standing::Restless,
+            Glance::Unclear => Standing::Unclear,
+        }
     }
 
     /// The way of an event that is not simply a read for everybody.
-    fn judge(&mut self, pending: Pending<'_>, look: Look, started_ns: u64) {
+    fn judge(&mut self, pending: Pending<'_>, look: Look) {
         // An object that cannot be looked at is not let through.
         let Ok(stat) = file::stat_fd(pending.fd()) else { return pending.answer(Answer::Deny) };
         let created = look.may_create && self.has_created(&look, &stat, &pending);
@@ -184,10 +270,11 @@ impl Responder {
         }
         let rolled_back = (created && answer == Answer::Deny && stat.links > 0)
             .then(|| self.rollback.remove(self.resolver.path.as_bytes(), &stat));
+        let read_ns = pending.read_ns();
         pending.answer(answer);
         if let Some(mut record) = record {
             record.rolled_back = rolled_back;
-            record.latency_ns = clock::monotonic_ns().saturating_sub(started_ns);
+            record.latency_ns = clock::monotonic_ns().saturating_sub(read_ns);
             self.audit.offer(record);
         }
     }
@@ -271,53 +358,5 @@ impl Responder {
         if decide(snapshot, rule, change, trusted).outcome != Outcome::Deny {
             writers.remembered.successors.note(gate, pending.fd(), stat.id, place);
         }
-    }
-
-    fn describe(
-        &mut self,
-        record: &mut Record,
-        pending: &Pending<'_>,
-        look: &Look,
-        stat: &Stat,
-        access: Access,
-        verdict: Verdict,
-    ) {
-        record.kind = if verdict.outcome == Outcome::Deny { Kind::Deny } else { Kind::Audit };
-        record.time_ns = clock::realtime_ns();
-        record.what = What::Access(access);
-        record.reason = Some(verdict.reason);
-        record.snapshot = Some(Arc::clone(&self.in_force.1.snapshot));
-        record.policy = verdict.policy;
-        let (path, seen) = (self.resolver.path.as_bytes(), self.resolver.seen.as_bytes());
-        record.path = record.push_text(if path.is_empty() { seen } else { path });
-        if seen != path && !path.is_empty() {
-            record.alias = record.push_text(seen);
-        }
-        record.object = Object { dev: stat.id.dev, ino: stat.id.ino, kind: ObjectKind::from_mode(stat.mode) };
-        record.syscall = look.syscall;
-        record.syscall_i386 = classify::is_i386(look.syscall);
-        record.flags = look.flags;
-        capture::capture(record, &self.proc, &mut self.parents, pending.tid());
-    }
-
-    /// The kernel could not open the file for us and has refused the opener.
-    fn kernel_refused(&mut self, tid: i32, errno: i32) {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.slot.refused.store(self.slot.refused.load(Relaxed) + 1, Relaxed);
-        let Some(mut record) = self.audit.take(None, 0) else { return };
-        record.kind = Kind::Deny;
-        record.time_ns = clock::realtime_ns();
-        record.what = What::Access(Access::Unknown);
-        record.reason = Some(Reason::KernelRefused);
-        let mut text = [0u8; 96];
-        let mut rest = &mut text[..];
-        // A slice takes what fits; the text is shorter.
-        let _ = write!(rest, "{} (errno {errno})", Reason::KernelRefused.as_str());
-        let unused = rest.len();
-        record.detail = record.push_text(&text[..text.len() - unused]);
-        if tid > 0 {
-            capture::capture(&mut record, &self.proc, &mut self.parents, tid);
-        }
-        self.audit.offer(record);
     }
 }

@@ -7,7 +7,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::look::{LOOKS_AT_STACK, Look, Looker, PATIENCE_NS, STACK_BYTES, Sight, cannot_write};
+use super::look::{Glance, LOOKS_AT_STACK, Look, Looker, STACK_BYTES, Sight, cannot_write};
+use super::patience::Patience;
 use crate::access::Access;
 use crate::sys::proc::{self, Proc};
 use crate::touch::{Touch, touch};
@@ -23,6 +24,18 @@ const UNTOLD: Look = Look {
 };
 
 impl Looker {
+    /// What [`Looker::look_at_access`] would say, where that shows at once; `None`: there is nothing to judge.
+    pub fn glance_at_access(&mut self, proc: &Proc, tid: i32, bytes: u64) -> Option<Glance> {
+        if bytes > proc::page_bytes() {
+            return None;
+        }
+        match self.sight_of(proc, tid) {
+            Sight::Call(call) if touch(&call) == Touch::Uses => None,
+            Sight::Restless => Some(Glance::Restless),
+            Sight::Call(_) | Sight::Hidden => Some(Glance::Unclear),
+        }
+    }
+
     /// What of `tid`'s access to `bytes` bytes of a file is to be judged; `None`: nothing. `file` is none for events
     /// whose descriptor is gone.
     ///
@@ -40,7 +53,7 @@ impl Looker {
         if bytes > proc::page_bytes() {
             return None;
         }
-        let (touch, syscall) = match self.call_of(proc, tid, PATIENCE_NS) {
+        let (touch, syscall) = match self.call_of(proc, tid, Patience::usual()) {
             Sight::Call(call) => match touch(&call) {
                 Touch::Untold => (touch_by_stack(proc, tid).unwrap_or(Touch::Resizes), call.number),
                 touch => (touch, call.number),

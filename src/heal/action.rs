@@ -63,8 +63,6 @@ pub struct Hint {
     pub appeared: bool,
     /// Who did it, for the note in the quarantine: pid, executable, command line; or null.
     pub subject: Value,
-    /// The audit record that tells of it.
-    pub seq: u64,
 }
 
 impl From<Change> for Hint {

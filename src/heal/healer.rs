@@ -355,9 +355,17 @@ impl Healer {
         }
     }
 
-    /// After a restart, or when the vault itself was tampered with: finds out again what it holds, holds what is
-    /// missing of what still is the expected object, and drops the rest.
+    /// The audit record of what was taken away as `id` has the number `seq`.
+    pub fn file(&mut self, id: &str, seq: u64) {
+        self.quarantine.file(id, seq);
+    }
+
+    /// After a restart, or when somebody else was at the vault or the quarantine: finds out again what they hold,
+    /// holds what is missing of what still is the expected object, and drops the rest.
     pub fn rehold(&mut self) {
+        if let Err(error) = self.quarantine.load() {
+            tracing::warn!(%error, "the quarantine cannot be read");
+        }
         self.vault.recheck();
         for (path, _) in self.inventory.iter().filter(|(_, expected)| expected.is_dir()) {
             if let Ok(inode) = Object::at_path(path).and_then(|object| object.inode()) {

@@ -8,7 +8,6 @@ use super::expected::{Expected, Xattr};
 use super::failure::Failure;
 use super::healer::Healer;
 use super::object::{Object, is};
-use super::quarantine::Blame;
 use super::reconcile::Task;
 use super::vault::Copy;
 use crate::access::Mutation;
@@ -123,8 +122,7 @@ impl Healer {
         let right = self.right_content(expected)?;
         work.unblock(None)?;
         let writable = object.open(libc::O_RDWR).map_err(Failure::of("open"))?;
-        let blame = Blame { subject: &hint.subject, seq: hint.seq };
-        match self.quarantine.keep_content(&now, inode, path, blame) {
+        match self.quarantine.keep_content(&now, inode, path, &hint.subject) {
             Ok(taken) => {
                 action.quarantine = Some(taken.id);
                 action.blake3 = taken.blake3;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,9 @@ use super::store::{Stores, path_in};
 use super::tree;
 use crate::sys::inode::Inode;
 use crate::sys::{clock, names};
+
+/// Its directory in the state directory, and the kind of its stores elsewhere.
+const NAME: &str = "quarantine";
 
 /// Bounds of what is kept.
 #[derive(Debug, Clone, Copy)]
@@ -46,23 +50,14 @@ pub struct Taken {
     pub dropped: Vec<String>,
 }
 
-/// Who did it, as the caller knows it.
-#[derive(Debug, Clone, Copy)]
-pub struct Blame<'a> {
-    /// Pid, executable, command line, or null.
-    pub subject: &'a Value,
-    /// The audit record that tells of it.
-    pub seq: u64,
-}
-
 /// The quarantine.
 #[derive(Debug)]
 pub struct Quarantine {
     stores: Stores,
     notes: PathBuf,
     bounds: Bounds,
-    items: BTreeMap<String, Item>,
-    bytes: u64,
+    pub(super) items: BTreeMap<String, Item>,
+    pub(super) bytes: u64,
     last: u64,
 }
 
@@ -72,18 +67,37 @@ impl Quarantine {
     /// # Errors
     /// The directory cannot be made.
     pub fn open(state_dir: &Path, bounds: Bounds) -> Result<Self, Failure> {
-        let mut stores = Stores::new(state_dir, "quarantine");
+        let mut stores = Stores::new(state_dir, NAME);
         let index = stores.in_state()?;
         let notes = stores.get(index).map(|store| store.path.clone()).ok_or(Failure::NoPlace)?;
         let mut quarantine = Self { stores, notes, bounds, items: BTreeMap::new(), bytes: 0, last: 0 };
-        quarantine.load();
+        quarantine.load().map_err(Failure::of("read"))?;
         Ok(quarantine)
     }
 
+    /// As [`Quarantine::open`], for who only looks and releases: makes nothing, and one that is not there is empty.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn existing(state_dir: &Path) -> io::Result<Self> {
+        let stores = Stores::new(state_dir, NAME);
+        let notes = state_dir.join(NAME);
+        let bounds = Bounds::default();
+        let mut quarantine = Self { stores, notes, bounds, items: BTreeMap::new(), bytes: 0, last: 0 };
+        match quarantine.load() {
+            Err(error) if !is(&error, libc::ENOENT) => Err(error),
+            _ => Ok(quarantine),
+        }
+    }
+
     /// Reads the notes again: another process may have released something.
-    pub fn load(&mut self) {
+    ///
+    /// # Errors
+    /// They cannot be read; what was known stays known.
+    pub fn load(&mut self) -> io::Result<()> {
+        let entries = std::fs::read_dir(&self.notes)?;
         self.items.clear();
-        for entry in std::fs::read_dir(&self.notes).into_iter().flatten().flatten() {
+        for entry in entries.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "json")
                 && let Ok(bytes) = std::fs::read(&path)
@@ -93,6 +107,7 @@ impl Quarantine {
             }
         }
         self.bytes = self.items.values().map(|item| item.bytes).sum();
+        Ok(())
     }
 
     /// Everything, oldest first.
@@ -130,7 +145,7 @@ impl Quarantine {
         parent: &Object,
         name: &CStr,
         original: &Path,
-        blame: Blame<'_>,
+        subject: &Value,
     ) -> Result<Taken, Failure> {
         let object = parent.child(name).map_err(Failure::of("open"))?;
         let inode = object.inode().map_err(Failure::of("statx"))?;
@@ -164,7 +179,7 @@ impl Quarantine {
         let measure = tree::measure(&object);
         (item.bytes, item.entries) = (measure.bytes, measure.entries);
         let blake3 = if came.is_file() { self.sum(&object) } else { None };
-        Ok(self.note(item, blake3, blame))
+        Ok(self.keep(item, blake3, subject))
     }
 
     /// Moves by copying to the state directory: where its own mount has no place for it.
@@ -199,7 +214,7 @@ impl Quarantine {
         file: &File,
         inode: &Inode,
         original: &Path,
-        blame: Blame<'_>,
+        subject: &Value,
     ) -> Result<Taken, Failure> {
         let id = self.next_id();
         let name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
@@ -220,23 +235,14 @@ impl Quarantine {
         };
         let mut item = Item::new(id, original, &kept, inode);
         "content".clone_into(&mut item.kind);
-        Ok(self.note(item, Some(sum), blame))
+        Ok(self.keep(item, Some(sum), subject))
     }
 
     /// Writes the note and makes room.
-    fn note(&mut self, mut item: Item, blake3: Option<[u8; 32]>, blame: Blame<'_>) -> Taken {
+    fn keep(&mut self, mut item: Item, blake3: Option<[u8; 32]>, subject: &Value) -> Taken {
         item.blake3 = blake3.map(|sum| hex_of(&sum));
-        item.subject = blame.subject.clone();
-        item.seq = blame.seq;
-        let path = self.note_path(&item.id);
-        let half = path.with_extension("half");
-        let written = serde_json::to_vec_pretty(&item)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| std::fs::write(&half, bytes))
-            .and_then(|()| std::fs::rename(&half, &path));
-        if let Err(error) = written {
-            tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
-        }
+        item.subject = subject.clone();
+        self.write_note(&item);
         self.bytes += item.bytes;
         let id = item.id.clone();
         self.items.insert(id.clone(), item);
@@ -251,7 +257,27 @@ impl Quarantine {
         Taken { id, blake3, dropped }
     }
 
-    fn note_path(&self, id: &str) -> PathBuf {
+    /// The record that tells of an item has this number in the trail.
+    pub fn file(&mut self, id: &str, seq: u64) {
+        let Some(item) = self.items.get_mut(id) else { return };
+        item.seq = seq;
+        let item = item.clone();
+        self.write_note(&item);
+    }
+
+    fn write_note(&self, item: &Item) {
+        let path = self.note_path(&item.id);
+        let half = path.with_extension("half");
+        let written = serde_json::to_vec_pretty(item)
+            .map_err(io::Error::other)
+            .and_then(|bytes| std::fs::write(&half, bytes))
+            .and_then(|()| std::fs::rename(&half, &path));
+        if let Err(error) = written {
+            tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
+        }
+    }
+
+    pub(super) fn note_path(&self, id: &str) -> PathBuf {
         self.notes.join(format!("{id}.json"))
     }
 
@@ -265,44 +291,5 @@ impl Quarantine {
             tracing::warn!(id = item.id, %error, "an item of the quarantine could not be removed");
         }
         let _ = std::fs::remove_file(self.note_path(&item.id));
-    }
-
-    /// Gives an item back at `destination`, which must not exist.
-    ///
-    /// # Errors
-    /// There is no such item, or something is at the destination.
-    pub fn release(&mut self, id: &str, destination: &Path) -> Result<(), Failure> {
-        let kept = self.items.get(id).ok_or(Failure::NoSuchItem)?.kept.path();
-        let destination = std::path::absolute(destination).map_err(Failure::of("path"))?;
-        let open = |path: &Path| {
-            Object::directory_following(path.parent().unwrap_or(path)).map_err(Failure::of("open"))
-        };
-        let (from, to) = (open(&kept)?, open(&destination)?);
-        let old = c_name(&kept).map_err(Failure::of("name"))?;
-        let new = c_name(&destination).map_err(Failure::of("name"))?;
-        // The operator wants to know what exactly is wrong, so nothing is called a race here.
-        let exactly = |error: std::io::Error| Failure::Call {
-            call: "release",
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        match names::rename((from.as_fd(), &old), (to.as_fd(), &new), names::NOREPLACE) {
-            Err(error) if is(&error, libc::EXDEV) => {
-                if to.child(&new).is_ok() {
-                    return Err(exactly(std::io::Error::from_raw_os_error(libc::EEXIST)));
-                }
-                let object = from.child(&old).map_err(exactly)?;
-                if let Err(error) = tree::copy(&object, &to, &new, u64::MAX) {
-                    let _ = tree::remove(&to, &new);
-                    return Err(exactly(error));
-                }
-                tree::remove(&from, &old).map_err(exactly)?;
-            }
-            other => other.map_err(exactly)?,
-        }
-        let _ = std::fs::remove_file(self.note_path(id));
-        if let Some(item) = self.items.remove(id) {
-            self.bytes = self.bytes.saturating_sub(item.bytes);
-        }
-        Ok(())
     }
 }

@@ -11,7 +11,6 @@ use super::failure::Failure;
 use super::healer::{Healer, Round};
 use super::mend::has_metadata;
 use super::object::{Object, c_name, is};
-use super::quarantine::Blame;
 use crate::sys::inode::{FLAGS_BLOCKING, Inode};
 use crate::sys::{file, names};
 
@@ -241,8 +240,7 @@ impl Healer {
         if !inode.is_dir() && self.vault.link_of(inode.id).is_some() {
             return unlink_alias(place, &object, &inode, action);
         }
-        let blame = Blame { subject: &hint.subject, seq: hint.seq };
-        let taken = self.quarantine.take(place.parent, place.name, place.path, blame)?;
+        let taken = self.quarantine.take(place.parent, place.name, place.path, &hint.subject)?;
         action.quarantine = Some(taken.id);
         action.blake3 = taken.blake3;
         action.dropped.extend(taken.dropped);

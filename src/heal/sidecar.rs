@@ -77,7 +77,7 @@ pub struct Item {
     pub blake3: Option<String>,
     /// Who made it, as the caller knows it.
     pub subject: serde_json::Value,
-    /// The audit record that tells of it.
+    /// The audit record that tells of it; 0 until that is numbered.
     pub seq: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::sys::fanotify::{Group, Mask};
 
@@ -21,6 +22,15 @@ impl Written {
             Self::Ignored => Mask::NAMES,
         }
     }
+}
+
+/// What is wanted of a directory beside the opens of its entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Writes to its files.
+    pub written: Written,
+    /// Truncations by path; every read of its files costs a round trip then.
+    pub truncations: bool,
 }
 
 /// One group per purpose, because each is read by another party at another pace.
@@ -64,25 +74,25 @@ impl Groups {
         Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
     }
 
-    /// Marks a directory for everything this gate wants to know of its entries; with `truncations` also for these.
+    /// Marks an open directory for everything this gate wants to know of its entries.
     ///
     /// # Errors
     /// Only the permission mark's, or in observe mode the watch's: the rest is evidence, not protection, and
     /// filesystems without file handles refuse it. Kernels and filesystems without truncations have the rest.
-    pub fn mark_directory(&self, path: &CStr, written: Written, truncations: bool) -> io::Result<()> {
+    pub fn mark_directory(&self, directory: BorrowedFd<'_>, wanted: Wanted) -> io::Result<()> {
         if let Some(gate) = &self.gate {
-            gate.mark_add(Mask::OPEN_PERM_CHILDREN, path)?;
-            if truncations {
-                let _ = gate.mark_add(Mask::PRE_ACCESS_CHILDREN, path);
+            gate.mark_object(Mask::OPEN_PERM_CHILDREN, directory)?;
+            if wanted.truncations {
+                let _ = gate.mark_object(Mask::PRE_ACCESS_CHILDREN, directory);
             }
             if let Some(creates) = &self.creates {
-                let _ = creates.mark_add(Mask::CREATE, path);
+                let _ = creates.mark_object(Mask::CREATE, directory);
             }
             if let Some(watch) = &self.watch {
-                let _ = watch.mark_add(written.mask(), path);
+                let _ = watch.mark_object(wanted.written.mask(), directory);
             }
         } else if let Some(watch) = &self.watch {
-            watch.mark_add(Mask::CHANGES, path)?;
+            watch.mark_object(Mask::CHANGES, directory)?;
         }
         Ok(())
     }
@@ -134,6 +144,14 @@ impl Groups {
         if let Some(watch) = &self.watch {
             let _ = watch.mark_remove(Mask::LINKS, path);
         }
+    }
+
+    /// Watches the filesystem that `path` lies on for renames: where a protected name went is told by nothing else.
+    ///
+    /// # Errors
+    /// Those of `fanotify_mark(2)`; without it the name comes back all the same, and the other one stays.
+    pub fn watch_renames(&self, path: &CStr) -> io::Result<()> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.mark_filesystem(Mask::RENAMES, path))
     }
 
     /// Watches a directory for entries that come and go: for one that does not exist yet, or one above a tree.

@@ -5,9 +5,10 @@
 mod groups;
 mod places;
 pub mod table;
+mod tree;
 mod walk;
 
-pub use groups::{Groups, Written};
+pub use groups::{Groups, Wanted, Written};
 pub use places::Places;
 pub use table::{MarkKind, MarkTable};
 pub use walk::{Marker, Report, Unmarked};

@@ -77,6 +77,16 @@ impl MarkTable {
         }
     }
 
+    /// The path by which `id` is known, where that is not `path`.
+    pub fn other_path(&self, kind: MarkKind, id: Identity, path: &[u8]) -> Option<Box<[u8]>> {
+        let inner = self.inner.read();
+        let map = match kind {
+            MarkKind::Directory => &inner.directories,
+            MarkKind::File => &inner.files,
+        };
+        map.get(&id).filter(|marked| *marked.path != *path).map(|marked| marked.path.clone())
+    }
+
     /// Notes a mark; true when it was not there before under this path.
     pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64, truncations: bool) -> bool {
         let mut inner = self.inner.write();

@@ -10,7 +10,7 @@ use super::lint;
 use super::load::{self, Loaded};
 use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
 use super::paths;
-use super::resolver::{Kind, PathResolver};
+use super::resolver::{Kind, PathResolver, Resolutions};
 use super::snapshot::Snapshot;
 use super::source::SourceFile;
 
@@ -83,7 +83,7 @@ fn compile_and_lint(
 ) -> Result<Option<Snapshot>, CompileError> {
     lint::writers(loaded, sources, resolver);
     let targets = compile::resolve(&loaded.set, resolver)?;
-    lint::targets(loaded, sources, &targets, resolver, scope);
+    lint::targets(loaded, sources, &targets, scope);
     if loaded.has_errors() {
         return Ok(None);
     }
@@ -129,7 +129,8 @@ fn protect_path(path: &Path, resolver: &dyn PathResolver) -> Result<ProtectedPat
         let message = format!("{}: {error}", path.display());
         Diagnostic::about(PROTECT_ORIGIN, Level::Error, message, Some(error.help().to_owned()))
     })?;
-    protected.tree = protected.tree || resolver.kind(&protected.path) == Some(Kind::Directory);
+    let is_directory = || Resolutions::new(resolver).resolve(&protected.path).kind == Some(Kind::Directory);
+    protected.tree = protected.tree || is_directory();
     Ok(protected)
 }
 
@@ -201,7 +202,8 @@ mod tests {
     #[test]
     fn scripts_and_wrong_slashes_warn() {
         let mut resolver = TestResolver::merged_usr();
-        resolver.kinds.insert("/usr/bin/script".into(), Kind::Script);
+        resolver.kinds.insert("/usr/bin/script".into(), Kind::File);
+        resolver.scripts.push("/usr/bin/script".into());
         let text = "[[policy]]\nname = 'p'\npaths = ['/bin/', '/etc', '/etc/passwd/', '/none']\n\
                     [[writer]]\nname = 'w'\nexe = ['/bin/script']\n";
         let found = build(&toml(text), &Labels::new(), None, 1, &resolver).diagnostics;

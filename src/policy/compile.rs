@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::model::{Action, Policy, PolicySet};
 use super::paths;
-use super::resolver::{PathResolver, Resolutions};
+use super::resolver::{Kind, PathResolver, Resolutions};
 use super::snapshot::{CompiledPolicy, POLICIES_MAX, Root, Rule, Snapshot, WRITERS_MAX, WriterMask};
 use crate::trie::{PathTrieBuilder, Reach, RuleId};
 
@@ -46,8 +46,8 @@ pub struct Target {
     pub path: PathBuf,
     /// What of it is covered.
     pub reach: Reach,
-    /// All of it exists.
-    pub exists: bool,
+    /// What lies there; `None` when not all of it exists.
+    pub kind: Option<Kind>,
 }
 
 /// Resolves every path of `set`, sorted by path, reach and policy.
@@ -65,7 +65,7 @@ pub fn resolve(set: &PolicySet, resolver: &dyn PathResolver) -> Result<Vec<Targe
                 index: index as u32,
                 path: resolved.path,
                 reach: reach_of(policy, protected.tree),
-                exists: resolved.exists,
+                kind: resolved.kind,
             });
         }
     }
@@ -125,27 +125,17 @@ pub fn assemble(
             let applies = same_path.iter().filter(|target| target.reach as u8 >= first.reach as u8);
             let rule = rules.intern(applies.map(|target| target.policy).collect());
             trie.insert(first.path.as_os_str().as_bytes(), first.reach, rule);
-            let mut aliases: Vec<PathBuf> = Vec::new();
-            for target in same_reach {
-                let written = &set.policies[target.policy as usize].paths[target.index as usize].path;
-                if *written != target.path && !aliases.contains(written) {
-                    aliases.push(written.clone());
-                }
-            }
-            roots.push(Root {
-                path: first.path.clone(),
-                reach: first.reach,
-                rule,
-                aliases,
-                exists: first.exists,
-            });
+            roots.push(Root { path: first.path.clone(), reach: first.reach });
         }
     }
     let everybody_reads = set.policies.iter().all(|policy| policy.read || policy.action == Action::Allow);
     // POLICIES_MAX keeps every index within 16 bits.
     let everything = Rule { policies: (0..set.policies.len()).map(|index| index as u16).collect() };
-    let policies =
-        set.policies.into_iter().map(|policy| CompiledPolicy { writers: mask_of(&policy), policy });
+    let policies = set.policies.into_iter().map(|mut policy| {
+        // From here on they are the roots: a hundred thousand paths are not kept twice.
+        policy.paths = Vec::new();
+        CompiledPolicy { writers: mask_of(&policy), policy }
+    });
     Ok(Snapshot {
         generation,
         trie: trie.build(),
@@ -230,10 +220,8 @@ mod tests {
     fn links_are_resolved_and_missing_tails_kept() {
         let snapshot =
             compiled("[[policy]]\nname = 'p'\npaths = ['/bin/', '/usr/bin/', '/lib/new/dir/', '/no/x']\n");
-        let roots: Vec<_> =
-            snapshot.roots.iter().map(|root| (root.path.to_str().unwrap(), root.exists)).collect();
-        assert_eq!(roots, [("/no/x", false), ("/usr/bin", true), ("/usr/lib/new/dir", false)]);
-        assert_eq!(snapshot.roots[1].aliases, [Path::new("/bin")]);
+        let roots: Vec<_> = snapshot.roots.iter().map(|root| root.path.to_str().unwrap()).collect();
+        assert_eq!(roots, ["/no/x", "/usr/bin", "/usr/lib/new/dir"]);
         assert_eq!(snapshot.rules.len(), 1);
         assert_eq!(names(&snapshot, "/usr/lib/new/dir/file"), ["p"]);
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::model::Response;
 use super::resolver::{PathResolver, Resolutions};
 use super::snapshot::{Snapshot, WriterMask};
 use crate::access::{Access, Mutation};
@@ -21,7 +22,7 @@ pub enum Enforcement {
     Healed,
     /// It is seen and recorded.
     Detected,
-    /// Nothing: it is permitted, or this release does not notice it.
+    /// Nothing: it is permitted, or the gate does not notice it.
     None,
 }
 
@@ -53,13 +54,22 @@ pub fn change_words() -> impl Iterator<Item = &'static str> {
     Access::ALL.into_iter().map(Access::as_str).chain(Mutation::ALL.into_iter().map(Mutation::as_str))
 }
 
-/// How a `change` that a policy blocks is kept from lasting. The one place to change when the watch learns more.
-pub const fn enforcement_of(change: Change) -> Enforcement {
+/// How a `change` is kept from lasting that a policy with this response blocks.
+pub const fn enforcement_of(change: Change, response: Response) -> Enforcement {
     match change {
         // A permission event covers it.
         Change::Access(_) | Change::Resize => Enforcement::Prevented,
-        // None does, and the watch of this release looks for new directories only.
-        Change::Mutation(_) => Enforcement::None,
+        // What lies below is only hidden, and whoever mounted it may have been somebody who may.
+        Change::Mutation(Mutation::Mount) => Enforcement::Detected,
+        Change::Mutation(_) => afterwards(response),
+    }
+}
+
+/// What becomes of that which only the watch sees.
+const fn afterwards(response: Response) -> Enforcement {
+    match response {
+        Response::Restore => Enforcement::Healed,
+        Response::Alert => Enforcement::Detected,
     }
 }
 
@@ -93,23 +103,19 @@ pub fn explain(
         WriterMask(named.0 & writers_that_matter(snapshot, rule, change).0)
     });
     let verdict = decide(snapshot, rule, change, trusted);
+    let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
+    let response = policy.map_or(Response::Alert, |compiled| compiled.policy.response);
+    // Opens with O_TRUNC are prevented all the same; the answer is for the least that is done.
+    let unseen = change == Change::Access(Access::Truncate)
+        && !rule.policies.iter().any(|&index| snapshot.policies[index as usize].policy.sees_truncations());
     (explanation.verdict, explanation.enforcement) = match verdict.outcome {
         Outcome::Allow => ("allow", Enforcement::None),
-        Outcome::Audit => match enforcement_of(change) {
-            Enforcement::None => ("audit", Enforcement::None),
-            _ => ("audit", Enforcement::Detected),
-        },
-        Outcome::Deny => ("deny", enforcement_of(change)),
+        Outcome::Audit if unseen => ("audit", Enforcement::None),
+        Outcome::Audit => ("audit", Enforcement::Detected),
+        Outcome::Deny if unseen => ("deny", afterwards(response)),
+        Outcome::Deny => ("deny", enforcement_of(change, response)),
     };
-    let policy = verdict.policy.and_then(|index| snapshot.policies.get(index as usize));
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
-    let unseen = change == Change::Access(Access::Truncate)
-        && verdict.outcome != Outcome::Allow
-        && !rule.policies.iter().any(|&index| snapshot.policies[index as usize].policy.sees_truncations());
-    if unseen {
-        // Opens with O_TRUNC are prevented all the same; the answer is for the least that is done.
-        explanation.enforcement = Enforcement::None;
-    }
     Explanation { reason: verdict.reason.as_str().to_owned(), ..explanation }
 }
 
@@ -124,7 +130,10 @@ fn writers_named(snapshot: &Snapshot, exe: &Path) -> WriterMask {
 fn object_of(path: &Path, change: Change, resolver: &dyn PathResolver) -> PathBuf {
     let mut resolutions = Resolutions::new(resolver);
     let path: PathBuf = path.components().collect();
-    let of_a_name = matches!(change, Change::Mutation(Mutation::Unlink | Mutation::Rename));
+    let of_a_name = matches!(
+        change,
+        Change::Mutation(Mutation::Unlink | Mutation::Rename | Mutation::Symlink | Mutation::Mknod)
+    );
     match (of_a_name, path.parent(), path.file_name()) {
         (true, Some(parent), Some(name)) => resolutions.resolve(parent).path.join(OsStr::new(name)),
         _ => resolutions.resolve(&path).path,
@@ -143,6 +152,7 @@ mod tests {
     fn asked(path: &str, word: &str, exe: Option<&str>) -> Explanation {
         let text = "[[policy]]\nname = 'bin'\npaths = ['/bin/']\nwriters = ['w']\n\
                     [[policy]]\nname = 'log'\naction = 'audit'\nmodification = 'append'\npaths = ['/var/log/']\n\
+                    [[policy]]\nname = 'srv'\nresponse = 'alert'\npaths = ['/srv/']\n\
                     [[policy]]\nname = 'opt'\ntruncate = 'restore'\npaths = ['/opt/']\n\
                     [[writer]]\nname = 'w'\nexe = ['/bin/dpkg']\n";
         let sources = [SourceFile { name: "p.toml".to_owned(), text: text.to_owned() }];
@@ -159,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_access_is_prevented_and_a_denied_mutation_is_not_covered_yet() {
+    fn a_denied_access_is_prevented_and_a_denied_mutation_is_healed_or_detected() {
         let write = asked("/bin/ls", "write", None);
         assert_eq!(
             serde_json::to_value(&write).unwrap(),
@@ -169,7 +179,13 @@ mod tests {
             })
         );
         let unlink = asked("/usr/bin/ls", "unlink", None);
-        assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::None));
+        assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::Healed));
+        assert_eq!(asked("/bin/ls", "mount", None).enforcement, Enforcement::Detected);
+        let alert = asked("/srv/x", "chmod", None);
+        assert_eq!((alert.verdict, alert.enforcement), ("deny", Enforcement::Detected));
+        assert_eq!(asked("/srv/x", "truncate", None).enforcement, Enforcement::Prevented);
+        let audit = asked("/var/log/syslog", "unlink", None);
+        assert_eq!((audit.verdict, audit.enforcement), ("audit", Enforcement::Detected));
         assert_eq!(asked("/bin/ls", "exec", None).enforcement, Enforcement::None);
     }
 
@@ -189,7 +205,7 @@ mod tests {
         let refused = asked("/bin/ls", "truncate", None);
         assert_eq!((refused.verdict, refused.enforcement), ("deny", Enforcement::Prevented));
         let restored = asked("/opt/x", "truncate", None);
-        assert_eq!((restored.verdict, restored.enforcement), ("deny", Enforcement::None));
+        assert_eq!((restored.verdict, restored.enforcement), ("deny", Enforcement::Healed));
     }
 
     #[test]

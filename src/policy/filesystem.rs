@@ -89,18 +89,20 @@ impl PathResolver for Filesystem {
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
-        let metadata = fs::metadata(path).ok()?;
-        if metadata.is_dir() {
-            return Some(Kind::Directory);
-        }
+        let kind = fs::symlink_metadata(path).ok()?.file_type();
+        Some(match () {
+            () if kind.is_dir() => Kind::Directory,
+            () if kind.is_symlink() => Kind::Link,
+            () => Kind::File,
+        })
+    }
+
+    fn is_script(&self, path: &Path) -> bool {
         // Only regular files are opened: a FIFO would hang, a device might act.
-        if !metadata.is_file() {
-            return Some(Kind::File);
-        }
         let mut head = [0; 2];
-        let script =
-            File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *b"#!";
-        Some(if script { Kind::Script } else { Kind::File })
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+            && File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+            && head == *b"#!"
     }
 }
 

@@ -51,10 +51,11 @@ pub fn writers(loaded: &mut Loaded, sources: &[SourceFile], resolver: &dyn PathR
     for (writer, places) in loaded.set.writers.iter().zip(&loaded.writers) {
         for (index, exe) in writer.exe.iter().enumerate() {
             let Some((findings, span)) = sheets.at(Some(places), index) else { continue };
-            let resolved = Resolutions::new(resolver).resolve(exe).path;
-            match resolver.kind(exe) {
-                _ if paths::is_interpreter(&resolved) => {
-                    let message = format!("{} is the interpreter {}", exe.display(), resolved.display());
+            let resolved = Resolutions::new(resolver).resolve(exe);
+            match resolved.kind {
+                _ if paths::is_interpreter(&resolved.path) => {
+                    let path = resolved.path.display();
+                    let message = format!("{} is the interpreter {path}", exe.display());
                     let help = "an interpreter is never a writer by its executable alone";
                     findings.error(span, message, help);
                 }
@@ -63,15 +64,15 @@ pub fn writers(loaded: &mut Loaded, sources: &[SourceFile], resolver: &dyn PathR
                     "the executable does not exist",
                     "nobody is this writer until it does",
                 ),
-                Some(Kind::Script) => findings.warn(
+                Some(Kind::Directory) => {
+                    findings.warn(span, "the executable is a directory", "name the program in it");
+                }
+                Some(_) if resolver.is_script(&resolved.path) => findings.warn(
                     span,
                     "the executable is a script: its processes run the interpreter, so nobody is this writer",
                     "name the program that starts it, with `descendants = true`",
                 ),
-                Some(Kind::Directory) => {
-                    findings.warn(span, "the executable is a directory", "name the program in it");
-                }
-                Some(Kind::File) => {}
+                Some(_) => {}
             }
         }
     }
@@ -79,13 +80,7 @@ pub fn writers(loaded: &mut Loaded, sources: &[SourceFile], resolver: &dyn PathR
 }
 
 /// Paths that several policies share, that are not what their spelling says, or that do not exist.
-pub fn targets(
-    loaded: &mut Loaded,
-    sources: &[SourceFile],
-    targets: &[Target],
-    resolver: &dyn PathResolver,
-    scope: Scope,
-) {
+pub fn targets(loaded: &mut Loaded, sources: &[SourceFile], targets: &[Target], scope: Scope) {
     let mut sheets = Sheets::new(sources);
     for same_path in targets.chunk_by(|a, b| a.path == b.path) {
         let mut first_written: Option<&Target> = None;
@@ -107,19 +102,16 @@ pub fn targets(
                     format!("policy `{}` ({place}) covers {} too", other.name, target.path.display());
                 findings.warn(span, message, "all of them apply: the strictest verdict counts");
             }
-            if !target.exists {
-                if scope == Scope::Check {
+            match (target.reach, target.kind) {
+                (_, None) if scope == Scope::Check => {
                     findings.warn(span, "the path does not exist yet", "it is watched for");
                 }
-                continue;
-            }
-            match (target.reach, resolver.kind(&target.path)) {
                 (Reach::File, Some(Kind::Directory)) => findings.warn(
                     span,
                     "the path is a directory, and only the directory itself is covered",
                     "add a trailing slash to cover what is in it",
                 ),
-                (Reach::Entries | Reach::Tree, Some(Kind::File | Kind::Script)) => {
+                (Reach::Entries | Reach::Tree, Some(Kind::File)) => {
                     findings.warn(span, "the path is a file, not a directory", "remove the trailing slash");
                 }
                 _ => {}

@@ -59,7 +59,15 @@ pub fn parse(text: &str) -> Result<ProtectedPath, PathError> {
     if text.split('/').any(|component| component == "." || component == "..") {
         return Err(PathError::Dots);
     }
-    Ok(ProtectedPath { path: Path::new(text).components().collect(), tree: text.ends_with('/') })
+    let mut path = String::with_capacity(text.len());
+    for component in text.split('/').filter(|component| !component.is_empty()) {
+        path.push('/');
+        path.push_str(component);
+    }
+    if path.is_empty() {
+        path.push('/');
+    }
+    Ok(ProtectedPath { path: path.into(), tree: text.ends_with('/') })
 }
 
 /// As [`parse`], for a path that came as an argument.

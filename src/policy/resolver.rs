@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What lies at a path, symbolic links followed.
+/// What lies at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Directory,
-    /// A file that starts with `#!`.
-    Script,
-    /// Any other file.
+    /// A symbolic link.
+    Link,
+    /// Anything else.
     File,
 }
 
@@ -18,8 +18,10 @@ pub enum Kind {
 pub trait PathResolver {
     /// `path` without symbolic links, when it exists.
     fn canonical(&self, path: &Path) -> Option<PathBuf>;
-    /// What lies there, when something does.
+    /// What lies there, a link at its end not followed; `None` when nothing does.
     fn kind(&self, path: &Path) -> Option<Kind>;
+    /// Whether the file there starts with `#!`.
+    fn is_script(&self, path: &Path) -> bool;
 }
 
 /// A path after resolution.
@@ -27,42 +29,56 @@ pub trait PathResolver {
 pub struct Resolved {
     /// Canonical for the longest part that exists, as written for the rest.
     pub path: PathBuf,
-    /// All of it exists.
-    pub exists: bool,
+    /// What lies there; never a link. `None` when not all of it exists.
+    pub kind: Option<Kind>,
 }
 
-/// Resolves many paths; what is missing is asked for once.
+/// Resolves many paths. A directory is resolved once, so each path in it costs one question: a set may name a hundred
+/// thousand of them.
 pub struct Resolutions<'r> {
     resolver: &'r dyn PathResolver,
-    missing: HashMap<PathBuf, PathBuf>,
+    directories: HashMap<PathBuf, Resolved>,
 }
 
 impl<'r> Resolutions<'r> {
     /// Nothing asked yet.
     pub fn new(resolver: &'r dyn PathResolver) -> Self {
-        Self { resolver, missing: HashMap::new() }
+        Self { resolver, directories: HashMap::new() }
     }
 
     /// Resolves the longest existing prefix of `path`.
     pub fn resolve(&mut self, path: &Path) -> Resolved {
-        match self.resolver.canonical(path) {
-            Some(path) => Resolved { path, exists: true },
-            None => Resolved { path: self.resolve_missing(path), exists: false },
+        let resolver = self.resolver;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return followed(resolver, path.to_owned());
+        };
+        let directory = self.directory(parent);
+        let mut path = PathBuf::with_capacity(directory.path.as_os_str().len() + 1 + name.len());
+        path.push(&directory.path);
+        path.push(name);
+        if directory.kind.is_none() {
+            return Resolved { path, kind: None };
+        }
+        match resolver.kind(&path) {
+            Some(Kind::Link) => followed(resolver, path),
+            kind => Resolved { path, kind },
         }
     }
 
-    fn resolve_missing(&mut self, path: &Path) -> PathBuf {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
-        if let Some(parent) = self.missing.get(parent) {
-            return parent.join(name);
+    fn directory(&mut self, path: &Path) -> &Resolved {
+        if !self.directories.contains_key(path) {
+            let resolved = self.resolve(path);
+            self.directories.insert(path.to_owned(), resolved);
         }
-        let resolved = match self.resolver.canonical(parent) {
-            Some(parent) => parent,
-            None => self.resolve_missing(parent),
-        };
-        let joined = resolved.join(name);
-        self.missing.insert(parent.to_owned(), resolved);
-        joined
+        &self.directories[path]
+    }
+}
+
+/// What a link at the end of `path` leads to; `path` itself when that is nothing.
+fn followed(resolver: &dyn PathResolver, path: PathBuf) -> Resolved {
+    match resolver.canonical(&path) {
+        Some(path) => Resolved { kind: resolver.kind(&path), path },
+        None => Resolved { path, kind: None },
     }
 }
 
@@ -74,6 +90,8 @@ pub struct TestResolver {
     pub links: Vec<(PathBuf, PathBuf)>,
     /// What exists, beside the links.
     pub kinds: HashMap<PathBuf, Kind>,
+    /// Which of the files are scripts.
+    pub scripts: Vec<PathBuf>,
 }
 
 #[cfg(test)]
@@ -82,7 +100,7 @@ impl TestResolver {
     pub fn merged_usr() -> Self {
         let links =
             ["bin", "sbin", "lib"].map(|name| (PathBuf::from("/").join(name), Path::new("/usr").join(name)));
-        let mut this = Self { links: links.into(), kinds: HashMap::new() };
+        let mut this = Self { links: links.into(), ..Self::default() };
         for directory in
             ["/", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/etc", "/boot", "/var", "/var/log"]
         {
@@ -108,6 +126,11 @@ impl PathResolver for TestResolver {
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
-        self.kinds.get(&self.canonical(path)?).copied()
+        let is_link = self.links.iter().any(|(link, _)| link == path);
+        if is_link { Some(Kind::Link) } else { self.kinds.get(path).copied() }
+    }
+
+    fn is_script(&self, path: &Path) -> bool {
+        self.scripts.iter().any(|script| script == path)
     }
 }

@@ -36,7 +36,7 @@ pub struct Rule {
 /// A policy as the deciding code sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompiledPolicy {
-    /// As written.
+    /// As written, without its paths: [`Snapshot::roots`] are those of all policies, resolved.
     pub policy: Policy,
     /// [`Policy::writers`] as a mask.
     pub writers: WriterMask,
@@ -49,12 +49,6 @@ pub struct Root {
     pub path: PathBuf,
     /// What of it is covered.
     pub reach: Reach,
-    /// What governs it; the same for every root under the same policies.
-    pub rule: RuleId,
-    /// Other paths as written that led here through symbolic links: their links may be retargeted.
-    pub aliases: Vec<PathBuf>,
-    /// It existed at load; otherwise its nearest existing ancestor is to be watched for it.
-    pub exists: bool,
 }
 
 /// Immutable; swapped as a whole.

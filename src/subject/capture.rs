@@ -46,6 +46,20 @@ fn fill(record: &mut Record, proc: &Proc, cache: &mut TaskCache, tid: i32, with_
     ancestors(record, proc, cache, status.ppid);
 }
 
+/// Fills `record.subject` of a thread that is gone: `forebears` begins with its process, goes on with that one's
+/// parents, and ends with the first of them that may still be looked at.
+pub fn departed(record: &mut Record, proc: &Proc, cache: &mut TaskCache, forebears: &[i32]) {
+    let [pid, parents @ ..] = forebears else { return };
+    record.subject.pid = *pid;
+    let Some((living, dead)) = parents.split_last() else { return };
+    record.subject.ppid = parents[0];
+    for (place, &pid) in record.subject.ancestors.iter_mut().zip(dead) {
+        *place = Ancestor { pid, ..Ancestor::default() };
+        record.subject.ancestors_len += 1;
+    }
+    ancestors(record, proc, cache, *living);
+}
+
 fn comm(record: &mut Record, status: &Status<'_>) -> Span {
     let mut name = [0; COMM_BYTES];
     let n = status.unescaped_name(&mut name);
@@ -82,10 +96,10 @@ fn cmdline(record: &mut Record, subject: &Subject) {
     record.subject.cmdline_cut = n == len;
 }
 
-/// The parents, each looked at now. Which process is whose parent is read anew only where it can have changed.
+/// The parents from `pid` up, each looked at now. Which process is whose parent is read anew only where it can have changed.
 fn ancestors(record: &mut Record, proc: &Proc, cache: &mut TaskCache, mut pid: i32) {
     let mut child = None;
-    let mut depth = 0;
+    let mut depth = record.subject.ancestors_len as usize;
     // A parent may end meanwhile, its children go to another, and so on; not for ever.
     for _ in 0..2 * ANCESTORS_MAX {
         if pid <= 0 || depth == ANCESTORS_MAX {

@@ -138,23 +138,31 @@ impl Lineage {
         known.verified.0 |= writers.0;
     }
 
+    /// The process of the dead thread `tid`, its parent, and so on up to the first that lives, as far as is known.
+    pub fn forebears(&self, tid: i32) -> Vec<i32> {
+        let mut chain = vec![self.threads.get(&tid).copied().unwrap_or(tid)];
+        while chain.len() < CHAIN_MAX
+            && let Some(known) = chain.last().and_then(|pid| self.processes.get(pid))
+            && (chain.len() == 1 || known.ended.is_some())
+            && known.parent > 0
+        {
+            chain.push(known.parent);
+        }
+        chain
+    }
+
     /// What the dead thread `tid` was, and the nearest of its forebears that lives: what that one is counts too.
     /// `heirs` are the writers whose descendants are trusted.
     pub fn recall(&self, tid: i32, heirs: WriterMask) -> (WriterMask, Option<i32>) {
-        let mut tgid = self.threads.get(&tid).copied().unwrap_or(tid);
         let mut trusted = WriterMask::NONE;
-        for depth in 0..CHAIN_MAX {
-            let known = self.processes.get(&tgid);
-            let lives = known.is_none_or(|known| known.ended.is_none());
-            if depth > 0 && lives {
-                return (trusted, Some(tgid));
+        for (depth, pid) in self.forebears(tid).into_iter().enumerate() {
+            let known = self.processes.get(&pid);
+            if depth > 0 && known.is_none_or(|known| known.ended.is_none()) {
+                // An orphan's parent says nothing of who made it.
+                return (trusted, Some(pid).filter(|&pid| pid > 1));
             }
             let Some(known) = known else { break };
             trusted.0 |= if depth == 0 { known.verified.0 } else { known.verified.0 & heirs.0 };
-            if known.parent <= 1 {
-                break;
-            }
-            tgid = known.parent;
         }
         (trusted, None)
     }
@@ -190,6 +198,11 @@ mod tests {
         assert_eq!(lineage.recall(999, packages), (WriterMask::NONE, None));
         lineage.processes.insert(103, Known { parent: 7, ..child });
         assert_eq!(lineage.recall(103, packages), (WriterMask::NONE, Some(7)));
+        lineage.processes.insert(104, Known { parent: 1, ..child });
+        assert_eq!(lineage.recall(104, packages), (WriterMask::NONE, None));
+        assert_eq!(lineage.forebears(1020), [102, 101, 100]);
+        assert_eq!((lineage.forebears(103), lineage.forebears(104)), (vec![103, 7], vec![104, 1]));
+        assert_eq!(lineage.forebears(999), [999]);
     }
 
     #[test]

@@ -18,9 +18,11 @@ use crate::sys::file::Stat;
 use crate::sys::path::FixedPath;
 use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Leftover, SharedPage};
-use crate::sys::slot::{Delivery, Request, Slot, Unanswered};
+use crate::sys::slot::{Delivery, Request, Unanswered};
 use crate::sys::{clock, file};
 
+/// Taken with one read: what an event with a range needs. No more, because the worker that comes up waits for them.
+const EVENTS_AT_ONCE: usize = 2;
 /// Events answered before the supervisor looks at its child again.
 const BATCH: usize = 64;
 
@@ -63,13 +65,14 @@ impl SafeMode {
         }
         for slot in &page.slots {
             for event in slot.unanswered() {
-                self.answer_by_number(gate, slot, event, page);
+                self.answer_by_number(gate, event, page);
+                slot.clear(event.place);
             }
         }
     }
 
-    fn answer_by_number(&mut self, gate: &Group, slot: &Slot, event: Unanswered, page: &SharedPage) {
-        let Unanswered { number, tid, request, place } = event;
+    fn answer_by_number(&mut self, gate: &Group, event: Unanswered, page: &SharedPage) {
+        let Unanswered { number, tid, request, .. } = event;
         let (passes, look) = match request {
             Request::Open => {
                 let look = self.looker.look_at_registers(&self.proc, tid);
@@ -80,15 +83,12 @@ impl SafeMode {
                 (look.is_none(), look)
             }
         };
-        let answer = if passes { Answer::Allow } else { Answer::Deny };
         if !passes {
             self.look_at_subject(tid);
         }
         // Before the answer: while it waits, its last creation is the file that it opens.
         let made = self.creations.last_of(tid).filter(|_| request == Request::Open);
-        let answered = gate.respond(number, answer).is_ok();
-        slot.clear(place);
-        if !answered {
+        if gate.respond(number, if passes { Answer::Allow } else { Answer::Deny }).is_err() {
             // It had been answered, or its opener was killed.
             return;
         }
@@ -115,9 +115,8 @@ impl SafeMode {
         let Some(gate) = &groups.gate else { return };
         for _ in 0..BATCH {
             let may_read = page.may_supervisor_read();
-            // What it has read is answered, whoever reads from now on.
-            let has_one = page.supervisor_slot.holds_second() || may_read && is_readable(gate);
-            let answered = has_one && self.answer_one(gate, groups.creates.as_ref(), page);
+            let answered =
+                may_read && is_readable(gate) && self.answer_some(gate, groups.creates.as_ref(), page);
             page.end_supervisor_read();
             if !answered {
                 break;
@@ -142,25 +141,29 @@ impl SafeMode {
         left.parent_exe.store(self.subject.text(subject.parent_exe));
     }
 
-    fn answer_one(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
+    fn answer_some(&mut self, gate: &Group, creates: Option<&Group>, page: &'static SharedPage) -> bool {
         let slot = &page.supervisor_slot;
-        match slot.receive(gate) {
-            Ok(Delivery::Event(arrival)) => {
-                let pending = Pending::new(gate, slot, arrival);
-                let tid = pending.tid();
-                if tid == page.worker_pid.load(Relaxed) || page.is_own_thread(tid) {
-                    pending.answer(Answer::Allow);
-                    return true;
-                }
-                match self.look(&pending) {
-                    Some(look) => self.pass_or_refuse(pending, &look, creates, page),
-                    None => pending.answer(Answer::Allow),
-                }
-                true
+        let deliveries = match slot.receive(gate, gate.events_at_once(EVENTS_AT_ONCE)) {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                return !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EFAULT));
             }
-            Ok(_) => true,
-            Err(error) => !matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EFAULT)),
+        };
+        let read_ns = clock::monotonic_ns();
+        for delivery in deliveries {
+            let Delivery::Event(arrival) = delivery else { continue };
+            let pending = Pending::new(gate, slot, arrival, read_ns);
+            let tid = pending.tid();
+            if tid == page.worker_pid.load(Relaxed) || page.is_own_thread(tid) {
+                pending.answer(Answer::Allow);
+                continue;
+            }
+            match self.look(&pending) {
+                Some(look) => self.pass_or_refuse(pending, &look, creates, page),
+                None => pending.answer(Answer::Allow),
+            }
         }
+        true
     }
 }
 

@@ -38,9 +38,15 @@ impl Mask {
     pub const NAMES: Self = Self(Self::ENTRIES.0 | libc::FAN_ATTRIB | libc::FAN_EVENT_ON_CHILD);
     /// What a tree that must not change may undergo: everything but permission events.
     pub const CHANGES: Self = Self(Self::NAMES.0 | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE);
+    /// Renames on a whole filesystem, with both names: of a file that has others, its handle would tell any of them.
+    pub const RENAMES: Self = Self(libc::FAN_RENAME | libc::FAN_ONDIR);
     /// A file's own metadata, the number of its names included: the directory of a new name may be anywhere.
     pub const LINKS: Self = Self(libc::FAN_ATTRIB);
 }
+
+/// The most events that a responder takes at once. Each answer wakes every opener that waits, so those that wait
+/// together are best looked at together, before the first answer, and answered in a row.
+pub const EVENTS_MAX: usize = 8;
 
 /// An answer to a permission event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,8 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Group {
     fd: OwnedFd,
+    /// See [`Group::events_at_once`].
+    reports_errors: bool,
 }
 
 impl Group {
@@ -75,14 +83,12 @@ impl Group {
             | libc::FAN_REPORT_TID;
         let event_flags =
             libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE | libc::O_NONBLOCK | libc::O_NOATIME;
-        Self::init(flags | FAN_REPORT_FD_ERROR, event_flags).or_else(|error| {
+        match Self::init(flags | FAN_REPORT_FD_ERROR, event_flags) {
+            Ok(group) => Ok(Self { reports_errors: true, ..group }),
             // Kernels before 6.13 do not know the flag; there a read fails with the errno instead.
-            if error.raw_os_error() == Some(libc::EINVAL) {
-                Self::init(flags, event_flags)
-            } else {
-                Err(error)
-            }
-        })
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Self::init(flags, event_flags),
+            Err(error) => Err(error),
+        }
     }
 
     /// A group of class NOTIF that reports directory, name and target by file handle, non-blocking.
@@ -111,7 +117,14 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, reports_errors: false })
+    }
+
+    /// Of `most` permission events, how many one read may ask for without losing sight of a refusal: where an event
+    /// whose file cannot be opened fails the read, it does so only when it comes first. Later in the same read the
+    /// kernel refuses its opener and says nothing.
+    pub const fn events_at_once(&self, most: usize) -> usize {
+        if self.reports_errors { most } else { 1 }
     }
 
     /// For poll(2) and for handing on.
@@ -124,7 +137,7 @@ impl Group {
     /// # Errors
     /// `EMFILE`.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self { fd: self.fd.try_clone()?, reports_errors: self.reports_errors })
     }
 
     /// Adds `mask` to the mark of the object at `path`, not following a final symbolic link.
@@ -134,6 +147,14 @@ impl Group {
     /// `ENODEV`, `EXDEV`, `EOPNOTSUPP` where the filesystem cannot name objects by handle.
     pub fn mark_add(&self, mask: Mask, path: &CStr) -> io::Result<()> {
         self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_DONT_FOLLOW, mask, path)
+    }
+
+    /// Adds `mask` to the mark of the filesystem that `path` lies on.
+    ///
+    /// # Errors
+    /// As [`Group::mark_add`].
+    pub fn mark_filesystem(&self, mask: Mask, path: &CStr) -> io::Result<()> {
+        self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, path)
     }
 
     /// Takes `mask` off the mark of the object at `path`.
@@ -183,6 +204,28 @@ impl Group {
         // SAFETY: the buffer is valid and writable for its whole length.
         let n = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+    }
+
+    /// Allows several events, each as [`Group::respond`] does, in one call: an opener that the first answer wakes
+    /// does not get this CPU before the last is given. On a file that only knows write(2), as a group is, writev(2) is
+    /// a loop of it in the kernel, one response to a part, up to the first that fails.
+    pub fn allow_all(&self, events: &[RawFd]) {
+        const RESPONSE_BYTES: usize = size_of::<libc::fanotify_response>();
+        let mut done = 0;
+        while let rest @ [_, ..] = &events[done..] {
+            let responses: [libc::fanotify_response; EVENTS_MAX] = std::array::from_fn(|at| {
+                libc::fanotify_response { fd: rest.get(at).copied().unwrap_or(-1), response: libc::FAN_ALLOW }
+            });
+            let parts = responses.each_ref().map(|response| libc::iovec {
+                iov_base: std::ptr::from_ref(response).cast_mut().cast(),
+                iov_len: RESPONSE_BYTES,
+            });
+            let count = rest.len().min(EVENTS_MAX);
+            // SAFETY: `count` does not exceed the parts, each of which describes a response that is only read.
+            let n = unsafe { libc::writev(self.fd.as_raw_fd(), parts.as_ptr(), count as i32) };
+            // An error is that of the first: its opener was killed and its event is gone.
+            done += usize::try_from(n).map_or(1, |n| (n / RESPONSE_BYTES).max(1));
+        }
     }
 
     /// Answers the pending event that was delivered with descriptor number `fd`, whichever process read it:

@@ -399,15 +399,23 @@ const CACHED_THREADS: usize = 64;
 #[derive(Debug)]
 pub struct RegisterCache {
     entries: [(i32, Option<OwnedFd>); CACHED_THREADS],
+    /// The last one that had to make room. To close it, most likely the last trace of a dead thread, takes as long as
+    /// to open one, and the opener need not wait for that.
+    replaced: Option<OwnedFd>,
 }
 
 impl Default for RegisterCache {
     fn default() -> Self {
-        Self { entries: std::array::from_fn(|_| (0, None)) }
+        Self { entries: std::array::from_fn(|_| (0, None)), replaced: None }
     }
 }
 
 impl RegisterCache {
+    /// Closes what had to make room.
+    pub fn close_replaced(&mut self) {
+        self.replaced = None;
+    }
+
     /// Reads the line of `tid` into `line`; how many bytes there are.
     ///
     /// # Errors
@@ -424,7 +432,8 @@ impl RegisterCache {
                 return Ok(n);
             }
         }
-        *entry = (0, None);
+        entry.0 = 0;
+        self.replaced = entry.1.take();
         let file = proc.open_file(tid, "syscall")?;
         let n = read_at(file.as_fd(), line, 0)?;
         *entry = (tid, Some(file));

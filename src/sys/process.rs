@@ -76,6 +76,16 @@ pub fn stay_in_memory() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives back to the kernel what this process has freed. Locked pages stay where they are, so the lock is off
+/// meanwhile.
+pub fn give_back_memory() {
+    // SAFETY: munlockall(2) takes nothing and changes no content of memory.
+    unsafe { libc::munlockall() };
+    // SAFETY: gives back pages in which nothing is allocated (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+    let _ = stay_in_memory();
+}
+
 fn may_lock_memory() -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -4,14 +4,16 @@
 //! copying it afterwards lost events when the worker was killed in between (measured).
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use super::fanotify::{FAN_PRE_ACCESS, Group, METADATA_VERSION};
+use super::fanotify::{EVENTS_MAX, FAN_PRE_ACCESS, Group, METADATA_VERSION};
+use super::histogram::Histogram;
 
 /// `struct fanotify_event_metadata`, written by the kernel, cleared by whoever answers.
 ///
-/// The second of a slot is also where `struct fanotify_event_info_range` comes to stand, of the same size.
+/// `struct fanotify_event_info_range` has the same size and comes to stand in the place behind its event.
 #[repr(C, align(8))]
 #[derive(Debug, Default)]
 struct RawEvent {
@@ -29,13 +31,13 @@ const _: () = assert!(EVENT_BYTES == size_of::<libc::fanotify_event_metadata>())
 /// An event of an access: with the range that it is about (`struct fanotify_event_info_range`, Linux 6.14).
 const EVENT_WITH_RANGE_BYTES: usize = 2 * EVENT_BYTES;
 
-/// One responder's part. 128 bytes apart, so that no two responders write to one cache line or to a pair that
+/// One responder's part. A multiple of 128 bytes, so that no two responders write to one cache line or to a pair that
 /// is fetched together.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// Room for one event with a range, which is room for two without: a read may bring both.
-    events: [RawEvent; 2],
+    /// An event with a range takes two places.
+    events: [RawEvent; EVENTS_MAX],
     /// Events answered; the supervisor watches that it moves.
     pub answered: AtomicU64,
     /// Events allowed.
@@ -44,6 +46,8 @@ pub struct Slot {
     pub denied: AtomicU64,
     /// Events that the kernel refused by itself, because it could not open the file for us.
     pub refused: AtomicU64,
+    /// From the end of the read that brought an event to the end of the write that answered it, nanoseconds.
+    pub latency: Histogram,
 }
 
 /// What an event asks about.
@@ -74,8 +78,8 @@ pub enum Delivery {
     Nothing,
 }
 
-/// An event's descriptor with the opener's thread id. A drop without an answer closes the descriptor but leaves the
-/// event on record, so that the supervisor can still answer it.
+/// An event's descriptor with the opener's thread id. Until it is answered and cleared it stands on record, so that
+/// the supervisor can answer it.
 #[derive(Debug)]
 pub struct Arrival {
     /// Opened by the kernel for reading only.
@@ -84,7 +88,7 @@ pub struct Arrival {
     pub tid: i32,
     /// What it asks.
     pub request: Request,
-    /// Where in the slot it stands.
+    /// Where it stands in the slot; see [`Slot::clear`].
     pub place: usize,
 }
 
@@ -97,68 +101,73 @@ pub struct Unanswered {
     pub tid: i32,
     /// What it asks.
     pub request: Request,
-    /// Where in the slot it stands.
+    /// Where it stands in the slot.
     pub place: usize,
 }
 
+/// The events of one read, each given out once.
+#[derive(Debug)]
+pub struct Deliveries<'a> {
+    slot: &'a Slot,
+    places: Range<usize>,
+}
+
+impl Iterator for Deliveries<'_> {
+    type Item = Delivery;
+
+    fn next(&mut self) -> Option<Delivery> {
+        let place = self.places.next()?;
+        let event = &self.slot.events[place];
+        let (fd, tid) = (event.fd.load(Ordering::Relaxed), event.tid.load(Ordering::Relaxed));
+        if event.length.load(Ordering::Relaxed) as usize == EVENT_WITH_RANGE_BYTES {
+            self.places.next();
+        }
+        if fd >= 0 {
+            let request = self.slot.request(place);
+            // SAFETY: the kernel has just installed this descriptor in our table for this event, and each place is
+            // visited once for each read.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            return Some(Delivery::Event(Arrival { fd, tid, request, place }));
+        }
+        // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
+        self.slot.clear(place);
+        Some(if fd == libc::FAN_NOFD { Delivery::Nothing } else { Delivery::Refused { tid, errno: -fd } })
+    }
+}
+
 impl Slot {
-    /// The next event: the second of the last read if that brought two, else what the kernel has next. Waits for it.
+    /// Waits for events, and takes up to `most` of those that are there. The kernel writes them into this slot, whose
+    /// last ones must have been answered.
     ///
     /// # Errors
-    /// Those of read(2); see [`Group::read`].
-    pub fn receive(&self, group: &Group) -> io::Result<Delivery> {
-        if self.holds_second() {
-            return self.deliver(1);
-        }
-        let read = match self.read(group, EVENT_BYTES) {
-            // The event whose turn it is needs more room. Asked for first, that room would take two opens from the
-            // queue at once, while another responder waits for one.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                self.read(group, EVENT_WITH_RANGE_BYTES)?
-            }
-            other => other?,
-        };
-        if read < EVENT_BYTES { Ok(Delivery::Nothing) } else { self.deliver(0) }
-    }
-
-    fn read(&self, group: &Group, bytes: usize) -> io::Result<usize> {
-        // SAFETY: the slot lies in a mapping that is never unmapped, `bytes` is at most the size of both events,
-        // which have the layout of the kernel's, and all their fields are atomics, so a write from the kernel is a
-        // write to shared memory.
+    /// Those of read(2), see [`Group::read`]; `Unsupported` for events of another layout.
+    pub fn receive(&self, group: &Group, most: usize) -> io::Result<Deliveries<'_>> {
+        let room = most.min(EVENTS_MAX) * EVENT_BYTES;
+        // SAFETY: the slot lies in a mapping that is never unmapped, RawEvent has the size and layout of one event,
+        // `room` does not exceed the array, and all its fields are atomics, so a write from the kernel is a write to
+        // shared memory.
         let n = unsafe {
-            libc::read(group.as_fd().as_raw_fd(), (&raw const self.events).cast_mut().cast(), bytes)
+            libc::read(group.as_fd().as_raw_fd(), (&raw const self.events).cast_mut().cast(), room)
         };
-        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
-    }
-
-    /// Whether the last read has brought a second event that is not answered yet.
-    ///
-    /// A range begins with its type and its own length in 16 bits each, which is never the length of an event.
-    pub fn holds_second(&self) -> bool {
-        self.events[1].length.load(Ordering::Acquire) as usize == EVENT_BYTES
-    }
-
-    fn deliver(&self, place: usize) -> io::Result<Delivery> {
-        let event = &self.events[place];
-        let version = event.version_and_sizes.load(Ordering::Relaxed) as u8;
-        let fd = event.fd.load(Ordering::Relaxed);
-        let tid = event.tid.load(Ordering::Relaxed);
-        if version != METADATA_VERSION {
-            self.clear(place);
+        if n < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let places = 0..n as usize / EVENT_BYTES;
+        let version = |event: &RawEvent| event.version_and_sizes.load(Ordering::Relaxed) as u8;
+        let heads = places.clone().filter(|&place| self.is_event(place));
+        if heads.into_iter().any(|place| version(&self.events[place]) != METADATA_VERSION) {
+            places.for_each(|place| self.clear(place));
             return Err(io::Error::new(io::ErrorKind::Unsupported, "unknown layout of fanotify events"));
         }
-        if fd < 0 {
-            // The kernel denies such an event itself (FAN_REPORT_FD_ERROR, fanotify_init(2)).
-            self.clear(place);
-            return Ok(if fd == libc::FAN_NOFD {
-                Delivery::Nothing
-            } else {
-                Delivery::Refused { tid, errno: -fd }
-            });
-        }
-        let request = self.request(place);
-        // SAFETY: the kernel has installed this descriptor in our table for this event, which is delivered once.
-        Ok(Delivery::Event(Arrival { fd: unsafe { OwnedFd::from_raw_fd(fd) }, tid, request, place }))
+        Ok(Deliveries { slot: self, places })
+    }
+
+    /// Whether an unanswered event begins at `place`.
+    ///
+    /// A range begins with its type and its own length in 16 bits each, which is never the length of an event.
+    fn is_event(&self, place: usize) -> bool {
+        let length = self.events[place].length.load(Ordering::Acquire) as usize;
+        length == EVENT_BYTES || length == EVENT_WITH_RANGE_BYTES
     }
 
     fn request(&self, place: usize) -> Request {
@@ -167,17 +176,17 @@ impl Slot {
             return Request::Open;
         }
         let has_range = event.length.load(Ordering::Relaxed) as usize == EVENT_WITH_RANGE_BYTES;
-        // `count` of the range stands where the second event has descriptor and thread.
-        let half = |half: &AtomicI32| u64::from(half.load(Ordering::Relaxed) as u32);
-        let [low, high] = if cfg!(target_endian = "little") {
-            [&self.events[1].fd, &self.events[1].tid]
-        } else {
-            [&self.events[1].tid, &self.events[1].fd]
+        let Some(range) = self.events.get(place + 1).filter(|_| has_range) else {
+            return Request::Access { bytes: 0 };
         };
-        Request::Access { bytes: if has_range { half(low) | half(high) << 32 } else { 0 } }
+        // Its `count` stands where an event has descriptor and thread.
+        let half = |half: &AtomicI32| u64::from(half.load(Ordering::Relaxed) as u32);
+        let [low, high] =
+            if cfg!(target_endian = "little") { [&range.fd, &range.tid] } else { [&range.tid, &range.fd] };
+        Request::Access { bytes: half(low) | half(high) << 32 }
     }
 
-    /// The event is answered: takes it off the record. Before its descriptor is closed, so that its number
+    /// The event at `place` is answered: takes it off the record. Before its descriptor is closed, so that its number
     /// cannot be given to another event while it still stands here.
     pub fn clear(&self, place: usize) {
         self.events[place].length.store(0, Ordering::Release);
@@ -185,11 +194,7 @@ impl Slot {
 
     /// The unanswered events on record.
     pub fn unanswered(&self) -> impl Iterator<Item = Unanswered> + '_ {
-        let stands = |place: usize| match place {
-            0 => self.events[0].length.load(Ordering::Acquire) != 0,
-            _ => self.holds_second(),
-        };
-        (0..self.events.len()).filter(move |&place| stands(place)).filter_map(|place| {
+        (0..EVENTS_MAX).filter(|&place| self.is_event(place)).filter_map(|place| {
             let event = &self.events[place];
             let number = event.fd.load(Ordering::Relaxed);
             let tid = event.tid.load(Ordering::Relaxed);
@@ -224,7 +229,6 @@ mod tests {
         });
         assert_eq!(slot.unanswered().collect::<Vec<_>>(), opens);
         slot.clear(0);
-        assert!(slot.holds_second());
         assert_eq!(slot.unanswered().collect::<Vec<_>>(), opens[1..]);
         slot.clear(1);
         // Type 6 (FAN_EVENT_INFO_TYPE_RANGE), 24 bytes, from 4096 on, 5 GiB.
@@ -235,6 +239,5 @@ mod tests {
         assert_eq!(slot.unanswered().collect::<Vec<_>>(), [access]);
         slot.clear(0);
         assert_eq!(slot.unanswered().count(), 0);
-        assert!(!slot.holds_second());
     }
 }

@@ -50,6 +50,18 @@ pub fn pin_to(cpu: usize) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes the calling thread one that is not run the instant it is woken, but when the thread that runs goes to sleep
+/// or has had its turn. Its share of the CPU stays the same (sched(7), `SCHED_BATCH`).
+///
+/// # Errors
+/// `EPERM` under a security module that forbids it.
+pub fn preempt_nobody() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is valid for the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Names the calling thread; the kernel keeps 15 bytes.
 pub fn set_name(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string (prctl(2)).

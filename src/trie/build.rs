@@ -1,7 +1,7 @@
 //! From entries in any order to the arrays of a [`PathTrie`].
 
 use super::block::{BLOCK_BYTES, PrefixHash};
-use super::{PathTrie, RECORD_ALIGN, Reach, RuleId, SlotLayout, tidy};
+use super::{GROUP_RECORDS, GroupLayout, PathTrie, RECORD_ALIGN, Reach, RuleId, group_of, tidy};
 
 /// The longest path an entry may have. The kernel names no longer one (`PATH_MAX`, with its NUL), so a longer
 /// entry could cover nothing that is ever asked for.
@@ -54,19 +54,28 @@ impl PathTrieBuilder {
             |entry: &Entry| bytes.get(entry.start..).and_then(|path| path.get(..usize::from(entry.len)));
         // Stable, so the last of what is the same is the one inserted last.
         self.entries.sort_by(|a, b| path(a).cmp(&path(b)).then(a.reach.cmp(&b.reach)));
+        let paths: Vec<_> = self
+            .entries
+            .chunk_by(|a, b| path(a) == path(b))
+            .filter_map(|same_path| Some((path(same_path.first()?)?, same_path)))
+            .collect();
+        let groups = paths.len().div_ceil(GROUP_RECORDS);
+        // Hash and group of each path; then their order by group.
+        let hashes: Vec<u64> = paths.iter().map(|(path, _)| PrefixHash::of(path)).collect();
+        let mut order: Vec<u32> = (0..paths.len() as u32).collect();
+        order.sort_by_key(|&at| group_of(hashes[at as usize], groups));
 
-        let paths = self.entries.chunk_by(|a, b| path(a) == path(b));
         let mut pool = Vec::new();
-        let mut records = Vec::new();
+        let mut records = vec![0; paths.len()];
         let mut lengths = Vec::new();
         let mut len = 0;
-        for same_path in paths {
-            let Some(path) = same_path.first().and_then(path) else { continue };
+        for &at in &order {
+            let (path, same_path) = paths[at as usize];
             let last = |reach| same_path.iter().rev().find(|entry| entry.reach == reach);
             let entries = [Reach::File, Reach::Entries, Reach::Tree].map(last);
             let reaches = entries.iter().flatten().fold(0_u8, |bits, entry| bits | 1 << entry.reach as u8);
 
-            records.push((pool.len() / RECORD_ALIGN) as u32);
+            records[at as usize] = (pool.len() / RECORD_ALIGN) as u32;
             pool.extend((path.len() as u16).to_le_bytes());
             pool.push(reaches);
             pool.extend(entries.iter().flatten().flat_map(|entry| entry.rule.0.to_le_bytes()));
@@ -81,37 +90,24 @@ impl PathTrieBuilder {
             lengths[block] |= 1_u64 << (path.len() % BLOCK_BYTES);
         }
 
-        let mut trie = PathTrie {
-            slots: Box::default(),
-            layout: SlotLayout::for_pool(pool.len()),
+        let layout = GroupLayout::for_pool(pool.len());
+        // One more than there are groups, so that each ends where the next begins.
+        let mut table = vec![0; if paths.is_empty() { 0 } else { groups + 1 }];
+        let mut next = order.iter().copied().peekable();
+        let end = (pool.len() / RECORD_ALIGN) as u32;
+        for (group, slot) in table.iter_mut().enumerate() {
+            *slot = next.peek().map_or(end, |&at| records[at as usize]);
+            while let Some(at) = next.next_if(|&at| group_of(hashes[at as usize], groups) == group) {
+                *slot |= layout.flag(hashes[at as usize]);
+            }
+        }
+        PathTrie {
+            groups: table.into(),
+            layout,
             pool: pool.into(),
             records: records.into(),
             lengths: lengths.into(),
-            probes_max: 0,
             len,
-        };
-        (trie.slots, trie.probes_max) = slots(&trie);
-        trie
-    }
-}
-
-/// The table of all records, and the most slots that finding one takes.
-fn slots(trie: &PathTrie) -> (Box<[u32]>, usize) {
-    if trie.records.is_empty() {
-        return Default::default();
-    }
-    let mut slots = vec![SlotLayout::EMPTY; (trie.records.len() * 3 / 2 + 1).next_power_of_two()];
-    let mask = slots.len() - 1;
-    let mut probes_max = 0;
-    for &record in &trie.records {
-        let Some(path) = trie.record(record).map(|record| record.path) else { continue };
-        let hash = PrefixHash::of(path);
-        let mut probes = (0..slots.len()).map(|probe| (probe, (hash as usize).wrapping_add(probe) & mask));
-        // There always is one: a third of the slots stay empty.
-        if let Some((probe, at)) = probes.find(|&(_, at)| slots[at] == SlotLayout::EMPTY) {
-            slots[at] = trie.layout.slot(hash, record);
-            probes_max = probes_max.max(probe + 1);
         }
     }
-    (slots.into(), probes_max)
 }

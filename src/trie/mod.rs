@@ -3,13 +3,13 @@
 //! A trie in what it answers, a hash table in how. Walking nodes costs one dependent cache miss per
 //! component. Here every prefix of the asked path that ends at a component boundary is hashed in one
 //! pass, the prefixes whose *length* no entry has are dropped by one AND with a bitmap of lengths, and
-//! the rest are looked up deepest first. Those look-ups do not depend on each other, so the CPU overlaps
-//! their misses, and only a prefix whose fingerprint matches has its bytes compared.
+//! the rest are looked up deepest first. The records of the entries lie in the order of their hashes, in groups of
+//! [`GROUP_RECORDS`] or so. A table that is small enough to stay in the CPU's caches says where a group begins, and
+//! the whole group is fetched at once: a hit costs the time of one cache miss, most of what is not there costs none.
 //!
-//! What an adversary can do to it: the table holds only what policies name, so only a policy author can
-//! make it degenerate, and [`PathTrie::lookup`] never probes further than the longest run that
-//! [`PathTrieBuilder::build`] has seen. Who chooses file names can forge fingerprints, and gains one comparison
-//! of bytes for each; they always decide. Nothing beyond the longest entry is hashed, however long the path.
+//! What an adversary can do to it: it holds only what policies name, so only a policy author can make a group long.
+//! Who chooses file names can forge the flags that tell what is not in a group, and gains a comparison with each of its
+//! records; their bytes always decide. Nothing beyond the longest entry is hashed, however long the path.
 #![forbid(unsafe_code)]
 
 mod block;
@@ -18,6 +18,7 @@ mod build;
 mod tests;
 
 use std::fmt;
+use std::hint::black_box;
 use std::iter;
 
 use block::{BLOCK_BYTES, Block, PrefixHash};
@@ -42,53 +43,63 @@ pub enum Reach {
 /// Records start at multiples of this, so that a few bits say where.
 const RECORD_ALIGN: usize = 8;
 
-/// What one `u32` of the table says. With a hundred thousand paths a look-up costs what its cache misses cost,
-/// so the table, which every prefix touches, is kept half the size that a whole hash or an address would make it.
-#[derive(Debug, Clone, Copy, Default)]
-struct SlotLayout {
-    /// The lower bits say at which multiple of [`RECORD_ALIGN`] the record starts; those above are the fingerprint.
-    record_bits: u32,
+/// Bytes of a record before its rules.
+const RECORD_HEAD: usize = 3;
+
+/// How many records share a group, on average. More of them make the table smaller, so that it stays in the caches
+/// whatever else is read; fewer make a group shorter, all of which is fetched at once.
+const GROUP_RECORDS: usize = 2;
+
+/// What is fetched from memory at once.
+const CACHE_LINE: usize = 64;
+
+/// The group of a hash, one of `groups`.
+#[inline]
+const fn group_of(hash: u64, groups: usize) -> usize {
+    (((hash >> 32) * groups as u64) >> 32) as usize
 }
 
-impl SlotLayout {
-    /// No record starts where all lower bits are set.
-    const EMPTY: u32 = u32::MAX;
+/// What one `u32` of the table says of a group. With a hundred thousand paths a look-up costs what its cache misses
+/// cost: the table is small enough to cause none, and says of most paths that are not there that they are not.
+#[derive(Debug, Clone, Copy, Default)]
+struct GroupLayout {
+    /// The lower bits say at which multiple of [`RECORD_ALIGN`] the group starts. Of those above, each record of the
+    /// group sets one, which its hash chooses.
+    start_bits: u32,
+}
 
-    /// As wide a fingerprint as a pool of this size leaves: 12 bits for a hundred thousand paths of 60 bytes,
-    /// and one bit is left for 16 GiB of them.
+impl GroupLayout {
+    /// As many flags as a pool of this size leaves: 12 for a hundred thousand paths of 60 bytes, and one is left for
+    /// 16 GiB of them.
     fn for_pool(pool_bytes: usize) -> Self {
-        Self { record_bits: ((pool_bytes / RECORD_ALIGN + 1).ilog2() + 1).min(31) }
+        Self { start_bits: ((pool_bytes / RECORD_ALIGN + 1).ilog2() + 1).min(31) }
     }
 
-    const fn slot(self, hash: u64, record: u32) -> u32 {
-        (hash >> 32) as u32 >> self.record_bits << self.record_bits | record
+    /// By the half of the hash that does not choose the group.
+    #[inline]
+    const fn flag(self, hash: u64) -> u32 {
+        let flags = 32 - self.start_bits;
+        1 << (self.start_bits + ((hash as u32 as u64 * flags as u64) >> 32) as u32)
     }
 
     #[inline]
-    const fn may_be(self, slot: u32, hash: u64) -> bool {
-        (slot ^ (hash >> 32) as u32) >> self.record_bits == 0
-    }
-
-    #[inline]
-    const fn record(self, slot: u32) -> u32 {
-        slot & !(u32::MAX << self.record_bits)
+    const fn start(self, slot: u32) -> usize {
+        (slot & !(u32::MAX << self.start_bits)) as usize * RECORD_ALIGN
     }
 }
 
 /// Which rule governs a path. Immutable after [`PathTrieBuilder::build`]; looking up allocates nothing.
 #[derive(Default)]
 pub struct PathTrie {
-    /// Open addressing, linear probing, at most two thirds full, a power of two long (or empty).
-    slots: Box<[u32]>,
-    layout: SlotLayout,
-    /// The records of all paths in the order of their bytes; see [`Record`].
+    /// One for each group and one behind the last; see [`GroupLayout`]. Or none at all.
+    groups: Box<[u32]>,
+    layout: GroupLayout,
+    /// The records of all paths, group by group; see [`Record`].
     pool: Box<[u8]>,
-    /// Where each record starts in the pool, in the same order: what [`PathTrie::below`] searches.
+    /// Where each record starts in the pool, in the order of their paths: what [`PathTrie::below`] searches.
     records: Box<[u32]>,
     /// Bit `n`: some path is `n` bytes long. One word per [`Block`], none beyond the longest path.
     lengths: Box<[u64]>,
-    /// The most slots that finding any path takes.
-    probes_max: usize,
     /// Entries; a path with two reaches counts twice.
     len: usize,
 }
@@ -178,7 +189,7 @@ impl PathTrie {
 
     /// What it occupies beside itself: `status` shows it, and a limit can be put on it.
     pub fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.slots)
+        size_of_val(&*self.groups)
             + size_of_val(&*self.pool)
             + size_of_val(&*self.records)
             + size_of_val(&*self.lengths)
@@ -187,18 +198,20 @@ impl PathTrie {
     /// The record of the path with this hash for which `is` holds.
     #[inline]
     fn find(&self, hash: u64, is: impl Fn(&[u8]) -> bool) -> Option<Record<'_>> {
-        let mask = self.slots.len().wrapping_sub(1);
-        for probe in 0..self.probes_max {
-            let slot = *self.slots.get((hash as usize).wrapping_add(probe) & mask)?;
-            if slot == SlotLayout::EMPTY {
-                return None;
-            }
-            if self.layout.may_be(slot, hash)
-                && let Some(record) = self.record(self.layout.record(slot))
-                && is(record.path)
-            {
+        let group = group_of(hash, self.groups.len().checked_sub(1)?);
+        let slot = *self.groups.get(group)?;
+        if slot & self.layout.flag(hash) == 0 {
+            return None;
+        }
+        let end = self.layout.start(*self.groups.get(group + 1)?);
+        let mut records = self.pool.get(self.layout.start(slot)..end)?;
+        // Where a record ends is known when it is read. Asking for all lines now makes them come together.
+        black_box(records.iter().step_by(CACHE_LINE).fold(0, |all, byte| all | byte));
+        while let Some(record) = Record::read(records) {
+            if is(record.path) {
                 return Some(record);
             }
+            records = records.get(record.bytes()..)?;
         }
         None
     }
@@ -219,7 +232,7 @@ impl fmt::Debug for PathTrie {
 }
 
 /// One path and its rules. In the pool: the path's length (2 bytes), a bit per [`Reach`] (1), the rule of each
-/// set bit (4 each), the path: all that a hit needs lies in one place, usually two cache lines.
+/// set bit (4 each), the path: all that a hit needs lies in one place.
 #[derive(Clone, Copy)]
 struct Record<'a> {
     reaches: u8,
@@ -232,9 +245,15 @@ impl<'a> Record<'a> {
     #[inline]
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (&[low, high, reaches], bytes) = bytes.split_first_chunk()?;
-        let (rules, bytes) = bytes.split_at_checked(4 * reaches.count_ones() as usize)?;
+        let (rules, bytes) = bytes.split_at_checked(size_of::<RuleId>() * reaches.count_ones() as usize)?;
         let path = bytes.get(..usize::from(u16::from_le_bytes([low, high])))?;
         Some(Self { reaches, rules, path })
+    }
+
+    /// What it occupies in the pool.
+    #[inline]
+    const fn bytes(&self) -> usize {
+        (RECORD_HEAD + self.rules.len() + self.path.len()).next_multiple_of(RECORD_ALIGN)
     }
 
     /// Which of its rules covers this path followed by `rest`.

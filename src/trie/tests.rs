@@ -173,16 +173,14 @@ fn an_entry_as_long_as_paths_get_is_found_and_a_longer_one_left_out() {
 }
 
 #[test]
-fn a_forged_fingerprint_is_compared_and_refused() {
-    // The lowest bits choose the slot; this many fingerprint bits are more than any table keeps of a hash.
-    let mut seen = HashMap::new();
-    let pair = (0..).find_map(|number| {
-        let path = format!("/forged/{number}");
-        let hash = PrefixHash::of(path.as_bytes());
-        seen.insert((hash >> 36, hash & 3), path.clone()).map(|other| (other, path))
-    });
-    let (protected, forged) = pair.expect("by the birthday paradox within some thousands");
-    governs(&trie(&[(&protected, Reach::Tree)]), &[(&protected, Some(0)), (&forged, None)]);
+fn a_forged_flag_leads_to_a_comparison_that_refuses() {
+    let protected = "/forged/0";
+    let trie = trie(&[(protected, Reach::Tree)]);
+    let flag = |path: &str| trie.layout.flag(PrefixHash::of(path.as_bytes()));
+    // There is one group, and there are fewer flags than bits in a word.
+    let mut others = (1..1_000).map(|number| format!("/forged/{number}"));
+    let forged = others.find(|path| flag(path) == flag(protected)).expect("one in thirty");
+    governs(&trie, &[(protected, Some(0)), (&forged, None)]);
 }
 
 #[test]
@@ -212,7 +210,8 @@ fn a_hundred_thousand_paths_are_told_apart_in_little_memory() {
     let trie = builder.build();
     assert_eq!(trie.len(), COUNT as usize);
     assert!(trie.heap_bytes() <= 12 << 20, "{trie:?}");
-    assert!(trie.probes_max <= 64, "{}", trie.probes_max);
+    let group_bytes = trie.groups.windows(2).map(|two| trie.layout.start(two[1]) - trie.layout.start(two[0]));
+    assert!(group_bytes.max() <= Some(16 * 72), "a group of more than 16 records of 72 bytes");
 
     let expected = |asked: &[u8]| {
         let ends = (0..=asked.len()).rev().filter(|&end| end == asked.len() || asked[end] == b'/');

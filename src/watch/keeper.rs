@@ -1,7 +1,8 @@
 //! Keeps the protected trees as they should be: judges what happened, and has it put right or accepted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -9,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::account::{Account, UNHELD_TOLD};
 use super::duty::{duties, duty_at};
 use super::incident::Incident;
 use super::journal::Journal;
 use super::mounts::Covered;
-use super::report::{About, Account, Reporter, describe};
+use super::report::{About, Reporter, describe};
 use super::trust::Trust;
 use crate::access::{Access, Mutation};
 use crate::audit::record::Kind;
@@ -23,9 +25,10 @@ use crate::heal::{
     Action, Bounds, Content, Did, Duty, Failure, Healer, Hint, Inventory, Known, Learned, Limits, Quarantine,
     Vault,
 };
-use crate::marks::{Marker, Report, Written};
+use crate::marks::{Marker, Report, Wanted, Written};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
 use crate::subject::lineage::Notes;
+use crate::sys::directory;
 use crate::sys::file::Identity;
 use crate::sys::proc::Proc;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide, writers_that_matter};
@@ -95,6 +98,8 @@ pub struct Keeper {
     /// What could not be put right, why, and when that was told.
     failed: HashMap<PathBuf, (Failure, Instant)>,
     stores: Vec<PathBuf>,
+    /// Devices whose renames are watched.
+    filesystems: HashSet<u64>,
     vault_disturbed: bool,
     reheld: Instant,
     scan_due: bool,
@@ -123,7 +128,7 @@ impl Keeper {
         let inventory = kept.unwrap_or_else(|| Inventory::new(false));
         let healer = Healer::new(inventory, vault, quarantine, duties(snapshot));
         let mut keeper = Self {
-            reporter: Reporter::new(shared.audit.clone()),
+            reporter: Reporter::new(shared.audit.clone(), Arc::clone(&account)),
             shared,
             journal,
             notes,
@@ -138,6 +143,7 @@ impl Keeper {
             fluid: HashMap::new(),
             failed: HashMap::new(),
             stores: Vec::new(),
+            filesystems: HashSet::new(),
             vault_disturbed: false,
             reheld: Instant::now(),
             scan_due: restarted,
@@ -161,6 +167,11 @@ impl Keeper {
         }
         keeper.note_state();
         Ok(keeper)
+    }
+
+    /// What comes now the worker before this one may have died of: subjects' memory is left alone.
+    pub const fn spare_memory(&mut self, spare: bool) {
+        self.reporter.spare_memory = spare;
     }
 
     /// Before each batch of notifications.
@@ -212,7 +223,7 @@ impl Keeper {
     pub fn take(&mut self, mut incident: Incident) {
         if self.is_in_store(&incident.path) {
             self.vault_disturbed = true;
-            return;
+            return self.report_tampering(&incident);
         }
         // Of several names the kernel tells any: the vault's own says nothing of where the other went.
         incident.now = incident.now.filter(|now| !self.is_in_store(now));
@@ -224,6 +235,18 @@ impl Keeper {
         if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
             self.catch_up_below(&incident);
         }
+    }
+
+    /// Somebody else was at work in the vault or the quarantine. What the vault lacks is held again; who releases
+    /// something from the quarantine is on record here too.
+    fn report_tampering(&mut self, incident: &Incident) {
+        if incident.only_closed() {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let verdict = Verdict { outcome: Outcome::Deny, policy: None, reason: Reason::OwnState };
+        let (path, tid) = (&incident.path, incident.tid);
+        self.report(About { snapshot: &snapshot, verdict, change: incident.change(true), path, tid });
     }
 
     fn is_in_store(&self, path: &Path) -> bool {
@@ -263,7 +286,10 @@ impl Keeper {
         }
         let matter = writers_that_matter(&snapshot, rule, change);
         let in_force = Arc::clone(&self.in_force.1);
-        let trusted = self.trust.of(&in_force, &self.proc, incident.tid, matter);
+        let trusted = {
+            let _look = self.account.look();
+            self.trust.of(&in_force, &self.proc, incident.tid, matter)
+        };
         let verdict = decide(&snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             self.trusted_at = Some(Instant::now());
@@ -330,9 +356,9 @@ impl Keeper {
             }
             return;
         }
-        let record = self.reporter.open(&self.proc, about);
+        let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
         let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
-        let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject, seq: 0 };
+        let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject };
         let actions = match incident.now.as_deref().filter(|_| change == Change::Mutation(Mutation::Link)) {
             Some(name) => self.undo_link(path, name, &hint),
             None => self.healer.reconcile(path, &hint),
@@ -379,7 +405,7 @@ impl Keeper {
                 let change = about.map_or(Change::Mutation(Mutation::Chmod), |about| about.change);
                 let tid = about.map_or(0, |about| about.tid);
                 let about = About { snapshot: &snapshot, verdict, change, path: &action.path, tid };
-                self.reporter.open(&self.proc, about)
+                self.reporter.open(&self.proc, self.trust.lineage(), about)
             });
             let Some(mut record) = record else { continue };
             if about.is_none_or(|about| about.path != action.path) {
@@ -416,7 +442,7 @@ impl Keeper {
     }
 
     fn report(&mut self, about: About<'_>) {
-        let Some(mut record) = self.reporter.open(&self.proc, about) else { return };
+        let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };
         record.kind = if about.verdict.outcome == Outcome::Audit { Kind::Audit } else { Kind::Detected };
         self.reporter.send(record);
     }
@@ -427,7 +453,7 @@ impl Keeper {
         let verdict = standing_verdict(&snapshot, &covered.path);
         let change = Change::Mutation(Mutation::Mount);
         let about = About { snapshot: &snapshot, verdict, change, path: &covered.path, tid: 0 };
-        let Some(mut record) = self.reporter.open(&self.proc, about) else { return };
+        let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };
         record.alias = record.push_text(covered.point.as_os_str().as_bytes());
         record.detail =
             record.push_text(b"something was mounted over it: what is below is not what is protected");
@@ -467,6 +493,9 @@ impl Keeper {
         self.settle_opened();
         let due = self.healer.due();
         self.conclude(due, None, None);
+        for filed in self.shared.audit.take_filed() {
+            self.healer.file(&filed.id, filed.seq);
+        }
         if self.vault_disturbed && self.reheld.elapsed() >= REHOLD_EVERY {
             self.vault_disturbed = false;
             self.reheld = Instant::now();
@@ -481,7 +510,9 @@ impl Keeper {
             if self.is_quiet() {
                 self.look_around();
             }
-            self.note_state();
+            if self.patrolled.as_os_str().is_empty() {
+                self.note_state();
+            }
         }
         self.save();
         if learned {
@@ -576,10 +607,15 @@ impl Keeper {
         Marker { groups: &self.shared.groups, table: &self.shared.table, snapshot, walk: snapshot.generation }
     }
 
-    fn mark(&self, learned: Option<Learned>) {
-        if let Some(Learned { path, inode }) = learned
-            && inode.is_file()
+    fn mark(&mut self, learned: Option<Learned>) {
+        let Some(Learned { path, inode }) = learned else { return };
+        if self.filesystems.insert(inode.id.dev)
+            && let Ok(name) = CString::new(path.as_os_str().as_bytes())
+            && let Err(error) = self.shared.groups.watch_renames(&name)
         {
+            tracing::info!(path = %path.display(), %error, "where a renamed file goes is not told here");
+        }
+        if inode.is_file() {
             let snapshot = self.snapshot();
             self.marker(&snapshot).mark_inode(&path, inode.id, &mut Report::default());
         }
@@ -613,8 +649,11 @@ impl Keeper {
             .map(Path::to_owned)
             .collect();
         for place in new {
-            if let Ok(name) = CString::new(place.as_os_str().as_bytes()) {
-                let _ = self.shared.groups.mark_directory(&name, Written::Ignored, false);
+            let wanted = Wanted { written: Written::Ignored, truncations: false };
+            if let Ok(name) = CString::new(place.as_os_str().as_bytes())
+                && let Ok(directory) = directory::open(&name)
+            {
+                let _ = self.shared.groups.mark_directory(directory.as_fd(), wanted);
             }
             self.stores.push(place);
         }
@@ -645,6 +684,8 @@ impl Keeper {
         account.links.store(usage.links as u64, Relaxed);
         account.copies.store(usage.copies as u64, Relaxed);
         account.unheld.store(usage.unheld as u64, Relaxed);
+        let first = self.healer.vault().unheld().take(UNHELD_TOLD);
+        *account.unheld_first.lock() = first.map(|(path, failure)| (path.to_owned(), failure)).collect();
         account.quarantined.store(self.healer.quarantine().list().count() as u64, Relaxed);
     }
 
@@ -699,7 +740,7 @@ fn is_awaited(snapshot: &Snapshot, rule: &Rule, incident: &Incident) -> bool {
 fn governing<'a>(snapshot: &'a Snapshot, path: &Path) -> Option<&'a Rule> {
     snapshot.rule_for(path.as_os_str().as_bytes()).or_else(|| {
         let root = snapshot.roots_below(path).next()?;
-        snapshot.rules.get(root.rule.0 as usize)
+        snapshot.rule_for(root.path.as_os_str().as_bytes())
     })
 }
 

@@ -2,6 +2,7 @@
 //! that path, compared with the inventory, says what; the policies say what becomes of it.
 #![forbid(unsafe_code)]
 
+mod account;
 mod duty;
 mod incident;
 mod journal;
@@ -10,10 +11,11 @@ mod mounts;
 mod report;
 mod trust;
 
+pub use account::Account;
 pub use duty::{duties, duty_at};
 pub use incident::Incident;
 pub use journal::Journal;
 pub use keeper::{Keeper, Parts};
 pub use mounts::{Covered, MountWatch};
-pub use report::{Account, Reporter};
+pub use report::Reporter;
 pub use trust::Trust;

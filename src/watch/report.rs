@@ -1,49 +1,34 @@
-//! Records of what the watch saw and did, and the account of it that `status` shows.
+//! Records of what the watch saw and did.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::account::Account;
 use crate::audit::json;
 use crate::audit::queue::AuditQueue;
 use crate::audit::record::{Kind, Object, ObjectKind, Record, What};
 use crate::heal::{Action, Did};
 use crate::policy::snapshot::Snapshot;
 use crate::subject::capture;
+use crate::subject::lineage::Lineage;
 use crate::sys::clock;
 use crate::sys::proc::{Proc, TaskCache};
-use crate::verdict::{Change, Verdict};
+use crate::verdict::{Change, Reason, Verdict};
 
 /// The watcher may wait for the logger, nobody waits for the watcher: so often, and so long each time, before a
 /// record is given up and counted as lost.
 const POOL_TRIES: u32 = 100;
 const POOL_WAIT: Duration = Duration::from_millis(1);
 
-/// What `status` says of healing.
-#[derive(Debug, Default)]
-pub struct Account {
-    /// Names in the inventory.
-    pub names: AtomicU64,
-    /// 1 while parts of the protected trees are not in the inventory yet.
-    pub learning: AtomicU64,
-    /// Objects held by a link.
-    pub links: AtomicU64,
-    /// Objects of which a copy is held.
-    pub copies: AtomicU64,
-    /// Names of which something could not be held.
-    pub unheld: AtomicU64,
-    /// Things in the quarantine.
-    pub quarantined: AtomicU64,
-    /// When the watcher was last seen at work, monotonic nanoseconds; 0 while it sleeps.
-    pub busy_since_ns: AtomicU64,
-}
-
 /// Writes records.
 pub struct Reporter {
     audit: AuditQueue,
+    account: Arc<Account>,
     parents: TaskCache,
+    /// Subjects' memory is not read.
+    pub spare_memory: bool,
 }
 
 /// What a record is about.
@@ -61,14 +46,17 @@ pub struct About<'a> {
     pub tid: i32,
 }
 
+/// Of whom nothing but his number and his forebears is left.
+const GONE: &[u8] = b"; who did it was gone when this was read";
+
 impl Reporter {
     /// Onto this queue.
-    pub fn new(audit: AuditQueue) -> Self {
-        Self { audit, parents: TaskCache::default() }
+    pub fn new(audit: AuditQueue, account: Arc<Account>) -> Self {
+        Self { audit, account, parents: TaskCache::default(), spare_memory: false }
     }
 
     /// A record about `about`, with all that can still be known of its subject.
-    pub fn open(&mut self, proc: &Proc, about: About<'_>) -> Option<Box<Record>> {
+    pub fn open(&mut self, proc: &Proc, lineage: &Lineage, about: About<'_>) -> Option<Box<Record>> {
         let About { snapshot, verdict, change, path, tid } = about;
         let mut record = self.take(verdict.policy, snapshot.generation)?;
         record.kind = Kind::Detected;
@@ -79,7 +67,12 @@ impl Reporter {
         record.policy = verdict.policy;
         record.path = record.push_text(path.as_os_str().as_bytes());
         if tid > 0 {
-            capture::capture(&mut record, proc, &mut self.parents, tid);
+            let _look = self.account.look();
+            let capture = if self.spare_memory { capture::identity } else { capture::capture };
+            capture(&mut record, proc, &mut self.parents, tid);
+            if is_gone(&record) {
+                capture::departed(&mut record, proc, &mut self.parents, &lineage.forebears(tid));
+            }
         }
         Some(record)
     }
@@ -95,7 +88,14 @@ impl Reporter {
     }
 
     /// Hands a record over.
-    pub fn send(&self, record: Box<Record>) {
+    pub fn send(&self, mut record: Box<Record>) {
+        if is_gone(&record) {
+            let said = record.text(record.detail);
+            let said =
+                if said.is_empty() { record.reason.map_or("", Reason::as_str).as_bytes() } else { said };
+            let said = [said, GONE].concat();
+            record.detail = record.push_text(&said);
+        }
         self.audit.offer(record);
     }
 
@@ -109,6 +109,11 @@ impl Reporter {
     pub fn subject_of(record: &Record) -> serde_json::Value {
         json::subject_value(record)
     }
+}
+
+/// Whether nothing of the subject could be read any more.
+const fn is_gone(record: &Record) -> bool {
+    record.subject.tid > 0 && record.subject.uid < 0
 }
 
 /// Fills in what was done; `event_ns`: since the event was read.

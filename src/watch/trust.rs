@@ -19,6 +19,11 @@ impl Trust {
         Self { verifier: Verifier::default(), lineage: Lineage::listen() }
     }
 
+    /// Who forked whom.
+    pub const fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
     /// Takes in what happened to processes, and what responders have verified: before each batch of notifications.
     pub fn catch_up(&mut self, notes: &Notes) {
         self.lineage.catch_up(notes);

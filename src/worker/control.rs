@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use super::Worker;
 use super::signals::Signals;
 use crate::audit::text::Rfc3339;
 use crate::control::protocol::{
-    Command, Finding, Inactive, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply, Unmarked,
+    Command, Finding, Healing, Inactive, Latency, Loss, REQUEST_BYTES_MAX, ReloadReply, Request, StatusReply,
+    Unmarked,
 };
-use crate::sys::clock;
 use crate::sys::shared::Stage;
+use crate::sys::{clock, histogram};
 
 /// How long a caller may take to send its line and to take its answer. It is root, but it may be stopped.
 const CALLER_PATIENCE: Duration = Duration::from_secs(2);
@@ -31,6 +33,7 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
         ];
         // EINTR and the like: everything is looked at anyway.
         let _ = poll(&mut fds, PollTimeout::from(WAIT_MS));
+        worker.look_at_watcher();
         let came = signals.take();
         if came.stop {
             return;
@@ -49,6 +52,14 @@ pub fn serve(worker: &Worker, listener: &UnixListener, signals: &Signals) {
             let _ = answer(worker, &caller);
         }
     }
+}
+
+fn not_covered(paths: &[(PathBuf, impl ToString)]) -> Vec<Unmarked> {
+    let shown = |(path, error): &(PathBuf, _)| Unmarked {
+        path: path.to_string_lossy().into_owned(),
+        error: ToString::to_string(error),
+    };
+    paths.iter().map(shown).collect()
 }
 
 fn answer(worker: &Worker, caller: &UnixStream) -> io::Result<()> {
@@ -80,6 +91,8 @@ impl Worker {
             + page.total(|slot| &slot.refused)
             + page.supervisor_denied.load(Relaxed)
             + own.denied.load(Relaxed);
+        let slots = page.slots.iter().chain([own]);
+        let buckets = histogram::sum(slots.map(|slot| &slot.latency));
         let last_loss_ns = gauge.last_loss_ns.unwrap_or(0).max(page.last_loss_ns.load(Relaxed));
         StatusReply {
             ready: page.stage() == Stage::Ready,
@@ -94,7 +107,13 @@ impl Worker {
             events: allowed + denied,
             allowed,
             denied,
+            latency: Latency {
+                p50_ns: histogram::percentile(&buckets, 50),
+                p99_ns: histogram::percentile(&buckets, 99),
+                buckets,
+            },
             healed: page.healed.load(Relaxed),
+            healing: self.healing(),
             lost: gauge.lost + page.lost.load(Relaxed),
             queue_depth: gauge.queue_depth as u64,
             uptime_s: clock::realtime_ns().saturating_sub(page.started_ns.load(Relaxed)) / 1_000_000_000,
@@ -107,16 +126,21 @@ impl Worker {
                 count: gauge.last_loss_count,
                 time: Rfc3339 { ns: last_loss_ns, digits: 9 }.to_string(),
             }),
-            unmarked: self
-                .unmarked
-                .lock()
-                .iter()
-                .map(|(path, error)| Unmarked {
-                    path: path.to_string_lossy().into_owned(),
-                    error: error.clone(),
-                })
-                .collect(),
+            unmarked: not_covered(&self.unmarked.lock()),
+            unheld: not_covered(&self.account.unheld_first.lock()),
             audit_log: self.options.audit_log.to_string_lossy().into_owned(),
+        }
+    }
+
+    fn healing(&self) -> Healing {
+        let account = &self.account;
+        Healing {
+            names: account.names.load(Relaxed),
+            learning: account.learning.load(Relaxed) != 0,
+            links: account.links.load(Relaxed),
+            copies: account.copies.load(Relaxed),
+            unheld: account.unheld.load(Relaxed),
+            quarantined: account.quarantined.load(Relaxed),
         }
     }
 

@@ -60,9 +60,15 @@ impl Search<'_> {
     fn descriptors(&mut self, pid: i32) -> io::Result<()> {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let entry = entry?;
-            let info = fs::read(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()))?;
-            let Some(access) = subject::access_of_fdinfo(&info) else { continue };
-            self.consider(pid, &entry.path(), &fs::read_link(entry.path())?, Hold::Descriptor(access))?;
+            // One that is closed meanwhile is no reason to leave out those behind it.
+            let Ok(path) = fs::read_link(entry.path()) else { continue };
+            // Not of sockets, pipes and the like: a fanotify group's information lists every mark, ours too.
+            if !path.is_absolute() {
+                continue;
+            }
+            let info = fs::read(format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy()));
+            let Some(access) = info.ok().and_then(|info| subject::access_of_fdinfo(&info)) else { continue };
+            let _ = self.consider(pid, &entry.path(), &path, Hold::Descriptor(access));
         }
         Ok(())
     }
@@ -79,16 +85,12 @@ impl Search<'_> {
             let range = [mapping.start, b"-", mapping.end].concat();
             let link = PathBuf::from(format!("/proc/{pid}/map_files/{}", String::from_utf8_lossy(&range)));
             let Ok(path) = fs::read_link(&link) else { continue };
-            self.consider(pid, &link, &path, Hold::Mapping)?;
+            let _ = self.consider(pid, &link, &path, Hold::Mapping);
         }
         Ok(())
     }
 
     fn consider(&mut self, pid: i32, link: &Path, path: &Path, hold: Hold) -> io::Result<()> {
-        // Sockets, pipes and the like.
-        if !path.is_absolute() {
-            return Ok(());
-        }
         let metadata = fs::metadata(link)?;
         if !metadata.is_file() {
             return Ok(());

@@ -41,6 +41,10 @@ use policies::PolicyError;
 const LOG_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a stopping gate goes on putting right what was reported before: the supervisor waits longer.
 const WATCH_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the watcher may look at one subject, which takes some hundred microseconds, or as long as it takes to swap
+/// a few pages in. A subject can see to it that it takes for ever: its command line may lie on a page that FUSE never
+/// brings. Until then nothing is put back.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a worker does not get to work.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +188,7 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         worker.logger.started(&snapshot, &detail);
         tracing::info!("{detail}");
     }
+    process::give_back_memory();
     Ok((worker, signals, watching))
 }
 
@@ -201,6 +206,13 @@ impl Worker {
             report.unmarked.into_iter().map(|unmarked| (unmarked.path, unmarked.error.to_string())).collect();
     }
 
+    /// Ends a worker whose watcher hangs: the next one leaves the memory of that subject alone.
+    fn look_at_watcher(&self) {
+        if self.account.looking_for() > LOOK_PATIENCE {
+            give_up("the watcher hangs at a subject that does not let itself be read");
+        }
+    }
+
     /// Reads the policies again; with an error the old ones stay in force.
     fn reload(&self) -> Result<u64, PolicyError> {
         let mut loader = self.policies.lock();
@@ -208,7 +220,12 @@ impl Worker {
         match loader.reload(old.snapshot.generation + 1) {
             Ok((next, sources)) => {
                 let snapshot = Arc::clone(&next.snapshot);
-                let _one_at_a_time = self.marking.lock();
+                let _one_at_a_time = loop {
+                    match self.marking.try_lock_for(LOOK_PATIENCE) {
+                        Some(guard) => break guard,
+                        None => self.look_at_watcher(),
+                    }
+                };
                 // New marks before the swap, old marks off after it: at no moment is less covered than both say.
                 let report = self.mark(&snapshot, snapshot.generation);
                 self.shared.in_force.replace(next);
@@ -221,6 +238,8 @@ impl Worker {
                 .remove_stale();
                 self.note_unmarked(report);
                 loader.keep(&sources, snapshot.generation);
+                drop(sources);
+                process::give_back_memory();
                 let detail = format!("{} policies in force", snapshot.policies.len());
                 self.logger.reloaded(&snapshot, &detail);
                 Ok(snapshot.generation)

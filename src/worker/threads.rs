@@ -30,8 +30,11 @@ pub fn start_responders(worker: &Arc<Worker>) -> io::Result<()> {
         thread::Builder::new().name(format!("writegate-{index}")).spawn(move || {
             worker.page.add_own_thread(system_thread::gettid());
             if let Some(cpu) = cpu {
-                // Not being pinned costs speed, not safety.
+                // Neither being pinned nor being polite is a matter of safety, only of speed. A responder that ran
+                // as soon as it is woken would drive the opener off the CPU before that has gone to sleep, and then
+                // wait for it. One that is not pinned may have to drive away somebody who is not the opener.
                 let _ = system_thread::pin_to(cpu);
+                let _ = system_thread::preempt_nobody();
             }
             worker.shared.audit.warm_thread();
             match Responder::new(Arc::clone(&worker.shared), index) {

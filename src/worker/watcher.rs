@@ -15,12 +15,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Worker, observe};
-use crate::event::{Notification, Notifications};
+use crate::event::{Notification, Notifications, Place};
 use crate::marks::{Marker, Places};
 use crate::options::Mode;
 use crate::policy::snapshot::Snapshot;
 use crate::supervisor::Inheritance;
-use crate::sys::clock;
 use crate::sys::fanotify::Group;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
@@ -130,11 +129,12 @@ impl Watcher {
         let shared = Arc::clone(&self.worker.shared);
         let Some(watch) = &shared.groups.watch else { return };
         // What the worker before this one had read and not dealt with.
+        self.spare_memory(true);
         self.work_off();
+        self.spare_memory(false);
         let mut timeout = Duration::ZERO;
         loop {
             let Woken { remounted, ending } = self.wait(watch, timeout);
-            self.worker.account.busy_since_ns.store(clock::monotonic_ns(), Relaxed);
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
@@ -145,10 +145,15 @@ impl Watcher {
                 self.look_at_mounts();
             }
             timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
-            self.worker.account.busy_since_ns.store(0, Relaxed);
             if ending {
                 return;
             }
+        }
+    }
+
+    fn spare_memory(&mut self, spare: bool) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.spare_memory(spare);
         }
     }
 
@@ -196,7 +201,13 @@ impl Watcher {
         }
         let own = self.worker.page.is_own_thread(notification.tid)
             || self.worker.page.supervisor_pid.load(Relaxed) == notification.tid;
-        let Some(path) = self.locate(snapshot, notification) else {
+        if notification.mask & libc::FAN_RENAME != 0 {
+            if !own {
+                self.take_rename(snapshot, notification);
+            }
+            return;
+        }
+        let Some(path) = self.locate(snapshot, notification.place) else {
             if !own {
                 self.take_link(snapshot, notification);
             }
@@ -218,19 +229,28 @@ impl Watcher {
         if self.worker.options.mode == Mode::Observe {
             return self.observer.record(&self.worker.shared, &self.proc, &path, notification);
         }
-        let now = if notification.mask & libc::FAN_MOVED_FROM != 0 {
-            self.whereabouts(snapshot, notification)
-        } else {
-            None
-        };
         if let Some(keeper) = &mut self.keeper {
-            let now = now.map(|(path, _, _)| path).filter(|now| *now != path);
-            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now });
+            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now: None });
         }
     }
 
-    fn locate(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) -> Option<PathBuf> {
-        let place = notification.place?;
+    /// A rename anywhere on a filesystem that holds protected names: of these it comes before their directories' own
+    /// notifications, which then find everything as it should be.
+    fn take_rename(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
+        let Some(path) = self.locate(snapshot, notification.place) else { return };
+        let bytes = path.as_os_str().as_bytes();
+        if snapshot.rule_for(bytes).is_none() && !snapshot.trie.below(bytes) {
+            return;
+        }
+        let now = self.locate(snapshot, notification.new_place);
+        if let Some(keeper) = &mut self.keeper {
+            let mask = libc::FAN_MOVED_FROM | notification.mask & libc::FAN_ONDIR;
+            keeper.take(Incident { mask, tid: notification.tid, path, now });
+        }
+    }
+
+    fn locate(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> Option<PathBuf> {
+        let place = place?;
         let directory = (place.directory.handle_type, place.directory.handle);
         let (table, filesystem) = (&self.worker.shared.table, place.directory.filesystem);
         self.places.locate(snapshot, table, filesystem, directory, place.name)
