@@ -24,8 +24,9 @@ fn tree(lab: &Lab) -> Look {
 /// One of each kind.
 fn attack(lab: &Lab) {
     fs::remove_file(lab.path("tree/file")).unwrap();
-    fs::create_dir_all(lab.path("tree/new/deeper")).unwrap();
-    fs::remove_dir_all(lab.path("tree/dir")).unwrap();
+    fs::create_dir(lab.path("tree/new")).unwrap();
+    // A gate that is up puts back what is deleted meanwhile.
+    let _ = fs::remove_dir_all(lab.path("tree/dir"));
     fs::set_permissions(lab.path("tree/other"), fs::Permissions::from_mode(0o777)).unwrap();
     lab.file("free/evil", "evil");
     fs::rename(lab.path("free/evil"), lab.path("tree/link")).unwrap();

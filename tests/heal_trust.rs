@@ -14,6 +14,8 @@ use support::{Gate, Lab, actor, in_lab};
 
 /// The patrol leaves what trusted writers have just done alone for two seconds, and looks twice.
 const PATROLLED: Duration = Duration::from_secs(3);
+/// What was written a moment ago is in the vault after so long.
+const HELD_WITHIN: Duration = Duration::from_millis(50);
 const POLICY: &str = "[[policy]]\nname = 'p'\npaths = ['@/tree/']\nwriters = ['w']\n\
                       [[writer]]\nname = 'w'\nexe = ['@/tree/writer']\ndescendants = true\n";
 /// Every child of this shell is gone before what it did is read.
@@ -93,10 +95,25 @@ fn a_writer_and_an_intruder_take_turns() {
                 &format!("cd \"$0\" && echo {round} >new.tmp && mv new.tmp kept && rm -f x{round}"),
             );
             let inode = fs::metadata(lab.path("tree/kept")).unwrap().ino();
+            std::thread::sleep(HELD_WITHIN);
             fs::remove_file(lab.path("tree/kept")).unwrap();
             let back = gate.until(|| fs::metadata(lab.path("tree/kept")).ok());
             assert_eq!(back.ino(), inode, "round {round}");
             assert_eq!(fs::read_to_string(lab.path("tree/kept")).unwrap(), format!("{round}\n"));
+        }
+    });
+}
+
+/// An intruder who is faster than the vault gets what was there before put back, and no gap.
+#[test]
+fn what_is_deleted_at_once_is_not_lost() {
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        let gate = lab.gate(POLICY);
+        for round in 0..20 {
+            run(&scene, lab, &format!("cd \"$0\" && echo {round} >new.tmp && mv new.tmp kept"));
+            fs::remove_file(lab.path("tree/kept")).unwrap();
+            gate.until(|| lab.path("tree/kept").exists().then_some(()));
         }
     });
 }

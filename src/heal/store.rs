@@ -49,11 +49,21 @@ impl Stores {
         Self { state_dir, kind, all: Vec::new(), by_mount: HashMap::new() }
     }
 
-    /// The store in the state directory.
-    pub fn in_state(&mut self) -> Result<usize, Failure> {
-        std::fs::create_dir_all(&self.state_dir).map_err(Failure::of("mkdir"))?;
+    /// The state directory and its mount; made where it is missing, also when somebody has removed it.
+    fn state(&self) -> Result<(Object, u64), Failure> {
+        // A file where the directory should be is no race.
+        std::fs::create_dir_all(&self.state_dir).map_err(|error| Failure::Call {
+            call: "mkdir",
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })?;
         let top = Object::directory_following(&self.state_dir).map_err(Failure::of("open"))?;
         let mount = top.inode().map_err(Failure::of("statx"))?.mount;
+        Ok((top, mount))
+    }
+
+    /// The store in the state directory.
+    pub fn in_state(&mut self) -> Result<usize, Failure> {
+        let (top, mount) = self.state()?;
         let (path, kind) = (self.state_dir.clone(), self.kind);
         self.add(mount, &top, &path, kind)
     }
@@ -66,8 +76,8 @@ impl Stores {
             return Ok(index);
         }
         self.by_mount.remove(&mount);
-        let state = Object::directory_following(&self.state_dir).and_then(|top| top.inode());
-        if state.is_ok_and(|inode| inode.mount == mount) {
+        // Who keeps removing it must not have the mount's root filled.
+        if self.state()?.1 == mount {
             return self.in_state();
         }
         let (top, path) = mount_root(mount, path).ok_or(Failure::NoPlace)?;

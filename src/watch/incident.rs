@@ -30,6 +30,11 @@ impl Incident {
         self.mask & APPEARED != 0
     }
 
+    /// Whether the name was taken away.
+    pub const fn went(&self) -> bool {
+        self.mask & (libc::FAN_DELETE | libc::FAN_MOVED_FROM) != 0
+    }
+
     /// Whether a directory was made here, not moved here.
     pub const fn is_new_directory(&self) -> bool {
         self.mask & libc::FAN_ONDIR != 0 && self.mask & APPEARED == libc::FAN_CREATE

@@ -58,6 +58,10 @@ const AFTER_TRUSTED: Duration = Duration::from_secs(2);
 const FLUID: Duration = Duration::from_secs(60);
 /// How often the vault is put right when somebody goes on removing from it.
 const REHOLD_EVERY: Duration = Duration::from_secs(1);
+/// How often it is told that something still cannot be put right.
+const FAILED_AGAIN: Duration = Duration::from_secs(60);
+/// How many such failures are remembered before the old ones are forgotten.
+const FAILED_MAX: usize = 4096;
 /// How long a new file's maker may take to leave its open(2): the gate answers within that, or nobody does.
 const OPENING: Duration = Duration::from_secs(1);
 /// How long a maker of whom it cannot be told, because he runs, is taken to be in it.
@@ -94,6 +98,8 @@ pub struct Keeper {
     opening: VecDeque<(Instant, Incident)>,
     /// What trusted writers are writing, since when.
     fluid: HashMap<PathBuf, Instant>,
+    /// What could not be put right, why, and when that was told.
+    failed: HashMap<PathBuf, (Failure, Instant)>,
     stores: Vec<PathBuf>,
     /// Devices whose renames are watched.
     filesystems: HashSet<u64>,
@@ -138,6 +144,7 @@ impl Keeper {
             next_root: if restarted { usize::MAX } else { 0 },
             opening: VecDeque::new(),
             fluid: HashMap::new(),
+            failed: HashMap::new(),
             stores: Vec::new(),
             filesystems: HashSet::new(),
             vault_disturbed: false,
@@ -312,6 +319,10 @@ impl Keeper {
             return;
         }
         self.fluid.remove(path);
+        // It is gone again already. What is expected stays until it is known who took it away.
+        if incident.appeared() && !incident.went() && is_missing(path) {
+            return;
+        }
         if incident.mask & libc::FAN_MOVED_FROM != 0
             && let Some(now) = &incident.now
             && duty_at(&snapshot, now) != Duty::NONE
@@ -387,6 +398,9 @@ impl Keeper {
                 }
                 continue;
             }
+            if self.is_known_failure(&action) {
+                continue;
+            }
             let record = first.take().or_else(|| {
                 let snapshot = self.in_force.1.snapshot.clone();
                 let verdict =
@@ -409,6 +423,25 @@ impl Keeper {
         if let Some(unused) = first {
             self.reporter.forget(unused);
         }
+    }
+
+    /// Whether this has failed in the same way a moment ago: it is tried again all the time, and told now and then.
+    fn is_known_failure(&mut self, action: &Action) -> bool {
+        let Did::Failed(failure) = action.did else {
+            self.failed.remove(&action.path);
+            return false;
+        };
+        if self.failed.len() >= FAILED_MAX {
+            self.failed.retain(|_, (_, since)| since.elapsed() < FAILED_AGAIN);
+        }
+        if let Some((known, since)) = self.failed.get(&action.path)
+            && *known == failure
+            && since.elapsed() < FAILED_AGAIN
+        {
+            return true;
+        }
+        self.failed.insert(action.path.clone(), (failure, Instant::now()));
+        false
     }
 
     fn report(&mut self, about: About<'_>) {
@@ -442,6 +475,13 @@ impl Keeper {
         self.scan_due = true;
     }
 
+    /// A protected file's number of names has changed: perhaps it was the vault's that went. With the vault's directory
+    /// gone, nothing else tells.
+    pub fn check_held(&mut self, id: Identity) {
+        let vault = self.healer.vault();
+        self.vault_disturbed |= vault.vault_links(id) > 0 && vault.link_of(id).is_none();
+    }
+
     /// A protected file's number of names has changed: the other name, if there is one that nobody expects.
     pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
         let vault = self.healer.vault();
@@ -465,6 +505,9 @@ impl Keeper {
             self.vault_disturbed = false;
             self.reheld = Instant::now();
             self.healer.rehold();
+            // They may have been made again.
+            self.stores.clear();
+            self.protect_stores();
         }
         let learned = self.learn().is_some();
         if !learned && self.looked.elapsed() >= LOOK_EVERY {
@@ -678,6 +721,10 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
             classify::Line::Running => waited < RUNNING,
             classify::Line::Garbled => false,
         }
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Whether nothing of this directory is kept but that it leads to what is.

@@ -39,7 +39,8 @@ use policies::PolicyError;
 
 /// How long the logger may take to write what is queued when the gate is stopped.
 const LOG_PATIENCE: Duration = Duration::from_secs(3);
-
+/// How long a stopping gate goes on putting right what was reported before: the supervisor waits longer.
+const WATCH_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the watcher may look at one subject, which takes some hundred microseconds, or as long as it takes to swap
 /// a few pages in. A subject can see to it that it takes for ever: its command line may lie on a page that FUSE never
 /// brings. Until then nothing is put back.
@@ -93,8 +94,11 @@ pub fn main(inheritance: &Inheritance) -> u8 {
     // If the supervisor dies, the worker goes on alone: an open gate would be worse.
     thread::on_parent_death(signals::SUPERVISOR_DIED);
     match start(inheritance) {
-        Ok((worker, signals)) => {
+        Ok((worker, signals, watching)) => {
             control::serve(&worker, &inheritance.control, &signals);
+            if let Some(watching) = watching {
+                watching.finish(WATCH_PATIENCE);
+            }
             let stopped = worker.logger.stop("asked to stop", LOG_PATIENCE);
             if !stopped.complete {
                 tracing::error!(unwritten = stopped.unwritten, "the audit log is not complete");
@@ -122,7 +126,9 @@ fn one_line(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), WorkerError> {
+type Started = (Arc<Worker>, signals::Signals, Option<watcher::Watching>);
+
+fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
     let page = inheritance.page;
     let options = inheritance.options.clone();
     let signals = signals::Signals::install().map_err(resource("signal handlers"))?;
@@ -164,7 +170,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
     worker.note_unmarked(report);
     worker.shared.table.complete();
     leftovers::record(&worker.shared);
-    watcher::start(&worker, inheritance).map_err(resource("the watcher"))?;
+    let watching = watcher::start(&worker, inheritance).map_err(resource("the watcher"))?;
     if !restarted {
         holders::record(&worker.shared);
     }
@@ -183,7 +189,7 @@ fn start(inheritance: &Inheritance) -> Result<(Arc<Worker>, signals::Signals), W
         tracing::info!("{detail}");
     }
     process::give_back_memory();
-    Ok((worker, signals))
+    Ok((worker, signals, watching))
 }
 
 impl Worker {

@@ -3,13 +3,16 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Worker, observe};
 use crate::event::{Notification, Notifications, Place};
@@ -26,24 +29,45 @@ use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
 
 /// How often creations that nobody asked about are taken from the kernel's queue.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a watcher that was told to has ended.
+const FINISH_EVERY: Duration = Duration::from_millis(2);
+
+/// The running watcher.
+pub struct Watching {
+    thread: JoinHandle<()>,
+    ending: Arc<EventFd>,
+}
+
+impl Watching {
+    /// Has it deal with what was reported so far, and end; waits at most `patience`.
+    pub fn finish(self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let _ = self.ending.write(1);
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(FINISH_EVERY);
+        }
+    }
+}
 
 /// Takes up or makes what healing needs, and starts the thread; nothing to do where the kernel cannot report names.
 ///
 /// # Errors
 /// No thread.
-pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<()> {
+pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Watching>> {
     if worker.shared.groups.watch.is_none() {
         tracing::warn!(
             "this kernel cannot report changes of names: new directories are covered after the next reload"
         );
-        return Ok(());
+        return Ok(None);
     }
     let keeper = match worker.options.mode {
         Mode::Enforce => keeper(worker, inheritance)?,
         Mode::Observe => None,
     };
     let worker = Arc::clone(worker);
+    let ending = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let watcher = Watcher {
+        ending: Arc::clone(&ending),
         proc: Proc::open()?,
         places: Places::new()?,
         observer: observe::Observer::default(),
@@ -52,12 +76,12 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<()> 
         keeper,
         worker,
     };
-    std::thread::Builder::new().name("writegate-watch".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("writegate-watch".to_owned()).spawn(move || {
         watcher.worker.page.add_own_thread(system_thread::gettid());
         let mut watcher = watcher;
         watcher.run();
     })?;
-    Ok(())
+    Ok(Some(Watching { thread, ending }))
 }
 
 fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Keeper>> {
@@ -88,6 +112,16 @@ struct Watcher {
     mounts: MountWatch,
     keeper: Option<Keeper>,
     scratch: FixedPath,
+    /// Readable when it is to end.
+    ending: Arc<EventFd>,
+}
+
+/// What poll(2) said, beside notifications.
+struct Woken {
+    /// The mounts have changed.
+    remounted: bool,
+    /// The gate stops.
+    ending: bool,
 }
 
 impl Watcher {
@@ -100,7 +134,7 @@ impl Watcher {
         self.spare_memory(false);
         let mut timeout = Duration::ZERO;
         loop {
-            let remounted = self.wait(watch, timeout);
+            let Woken { remounted, ending } = self.wait(watch, timeout);
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
@@ -111,6 +145,9 @@ impl Watcher {
                 self.look_at_mounts();
             }
             timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
+            if ending {
+                return;
+            }
         }
     }
 
@@ -120,16 +157,18 @@ impl Watcher {
         }
     }
 
-    /// Sleeps until something is reported; whether the mounts have changed.
-    fn wait(&self, watch: &Group, timeout: Duration) -> bool {
+    /// Sleeps until something is reported.
+    fn wait(&self, watch: &Group, timeout: Duration) -> Woken {
         let mut fds = [
             PollFd::new(watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI),
+            PollFd::new(self.ending.as_fd(), PollFlags::POLLIN),
         ];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // EINTR and the like: everything else is looked at anyway.
         let _ = poll(&mut fds, timeout);
-        fds[1].any().unwrap_or_default()
+        let [_, mounts, ending] = fds.map(|fd| fd.any().unwrap_or_default());
+        Woken { remounted: mounts, ending }
     }
 
     /// Deals with everything in the buffer.
@@ -231,6 +270,7 @@ impl Watcher {
     fn take_link(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
         let Some((seen, id, links)) = self.whereabouts(snapshot, notification) else { return };
         let Some(keeper) = &mut self.keeper else { return };
+        keeper.check_held(id);
         if !self.worker.shared.table.file(id, &mut self.scratch) {
             return;
         }
