@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::status::Status;
 use crate::policy::snapshot::WriterMask;
 use crate::sys::connector::{Connector, ProcessEvent};
 
@@ -73,12 +74,30 @@ impl Lineage {
                 tracing::info!(%error, "no process events: changes by processes that end at once count as unknown");
             })
             .ok();
-        Self {
+        let mut lineage = Self {
             connector,
             processes: HashMap::new(),
             threads: HashMap::new(),
             taken: Vec::with_capacity(NOTES_MAX),
             last_purge: Instant::now(),
+        };
+        lineage.take_census();
+        lineage
+    }
+
+    /// Takes down whose children live now: of forks that were before, no event tells.
+    fn take_census(&mut self) {
+        if self.connector.is_none() {
+            return;
+        }
+        let Ok(processes) = std::fs::read_dir("/proc") else { return };
+        for entry in processes.flatten() {
+            if let Some(tgid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                && let Ok(text) = std::fs::read(entry.path().join("status"))
+            {
+                let parent = Status::parse(&text).ppid;
+                self.processes.insert(tgid, Known { parent, verified: WriterMask::NONE, ended: None });
+            }
         }
     }
 
@@ -126,6 +145,12 @@ impl Lineage {
                 Err(_) => return,
             }
         }
+    }
+
+    /// The process is seen to have ended.
+    pub fn ended(&mut self, tgid: i32) {
+        let unknown = Known { parent: 0, verified: WriterMask::NONE, ended: None };
+        self.processes.entry(tgid).or_insert(unknown).ended.get_or_insert_with(Instant::now);
     }
 
     /// The process has been verified while it lived.

@@ -40,12 +40,17 @@ impl Trust {
             return found;
         }
         let heirs = with_descendants(&in_force.snapshot);
-        let (known, forebear) = self.lineage.recall(tid, heirs);
-        let mut trusted = WriterMask(known.0 & wanted.0);
-        if let Some(pid) = forebear {
-            trusted.0 |= self.verify(in_force, proc, pid, WriterMask(wanted.0 & heirs.0)).0;
+        loop {
+            let (known, forebear) = self.lineage.recall(tid, heirs);
+            let known = WriterMask(known.0 & wanted.0);
+            let Some(pid) = forebear else { return known };
+            let found = self.verify(in_force, proc, pid, WriterMask(wanted.0 & heirs.0));
+            if found != WriterMask::NONE || has_program(proc, pid) {
+                return WriterMask(known.0 | found.0);
+            }
+            // It has ended since the kernel's events were taken in. Those before it count, and it as what it was.
+            self.lineage.ended(pid);
         }
-        trusted
     }
 
     fn verify(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
