@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use support::{Gate, Lab, in_lab};
+use writegate::audit::text::Hex;
 
 /// `writegate quarantine ARGUMENTS` on the state of the lab's gate.
 fn quarantine(lab: &Lab, arguments: &[&str]) -> Output {
@@ -91,7 +92,7 @@ fn hostile_names_do_not_steer_the_terminal() {
         let name = std::ffi::OsStr::from_bytes(b"a\nb\x1b[2J\xff");
         let item = intrude(lab, &gate, name, b"evil");
         let exact = lab.tree().join(name);
-        let hex = writegate::audit::text::Hex(exact.as_os_str().as_bytes()).to_string();
+        let hex = Hex(exact.as_os_str().as_bytes()).to_string();
         assert_eq!(item["path_hex"], hex);
         for told in [
             text(&quarantine(lab, &["list"])),

@@ -208,7 +208,7 @@ pub struct DoctorArgs {
 /// Protect a scratch directory, attack it, and show what became of each attack
 ///
 /// Starts a gate of its own on a new directory below $TMPDIR or /tmp, and ends it and removes the directory
-/// afterwards. Touches nothing else. Exit code 0 when everything that should be prevented was.
+/// afterwards. Touches nothing else. Exit code 0 when everything that should be prevented or put back was.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -314,7 +314,7 @@ fn text(outcomes: &[Outcome], kept: Option<&Path>) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<11}  {:<42}  {:<23}  {:<22}  audit trail",
+        "{:<11}  {:<44}  {:<25}  {:<22}  audit trail",
         "should be", "attack", "the attacker saw", "protected tree"
     );
     for outcome in outcomes {
@@ -334,7 +334,7 @@ fn text(outcomes: &[Outcome], kept: Option<&Path>) -> String {
         let failed = if outcome.ok { "" } else { "  <-- FAILED" };
         let _ = writeln!(
             text,
-            "{:<11}  {:<42}  {:<23}  {:<22}  {records}{failed}",
+            "{:<11}  {:<44}  {:<25}  {:<22}  {records}{failed}",
             class_word(outcome.class),
             outcome.technique,
             shown(&outcome.saw),

@@ -18,6 +18,7 @@ use super::mounts::Covered;
 use super::report::{About, Reporter, describe};
 use super::trust::Trust;
 use crate::access::{Access, Mutation};
+use crate::audit::queue::Filed;
 use crate::audit::record::Kind;
 use crate::classify;
 use crate::gate::{InForce, Shared};
@@ -47,6 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const OPENING_EVERY: Duration = Duration::from_millis(1);
 /// Names that one look of the patrol takes: half a millisecond.
 const PATROL_NAMES: usize = 256;
+/// Notes of the quarantine that get their record's number between two looks at the notifications: a millisecond.
+const FILED_AT_ONCE: usize = 16;
 /// Roots that are begun between two looks at the notifications.
 const ROOTS_AT_ONCE: usize = 64;
 /// Trusted writers' changes without notification (chattr) are not patrolled away so soon after they were at work.
@@ -493,8 +496,10 @@ impl Keeper {
         self.settle_opened();
         let due = self.healer.due();
         self.conclude(due, None, None);
-        for filed in self.shared.audit.take_filed() {
-            self.healer.file(&filed.id, filed.seq);
+        let mut filed = 0;
+        for Filed { id, seq } in self.shared.audit.take_filed().take(FILED_AT_ONCE) {
+            self.healer.file(&id, seq);
+            filed += 1;
         }
         if self.vault_disturbed && self.reheld.elapsed() >= REHOLD_EVERY {
             self.vault_disturbed = false;
@@ -515,7 +520,7 @@ impl Keeper {
             }
         }
         self.save();
-        if learned {
+        if learned || filed == FILED_AT_ONCE {
             return Duration::ZERO;
         }
         let next = if self.opening.is_empty() { LOOK_EVERY } else { OPENING_EVERY };

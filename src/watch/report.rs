@@ -15,7 +15,7 @@ use crate::subject::capture;
 use crate::subject::lineage::Lineage;
 use crate::sys::clock;
 use crate::sys::proc::{Proc, TaskCache};
-use crate::verdict::{Change, Reason, Verdict};
+use crate::verdict::{Change, Verdict};
 
 /// The watcher may wait for the logger, nobody waits for the watcher: so often, and so long each time, before a
 /// record is given up and counted as lost.
@@ -47,7 +47,7 @@ pub struct About<'a> {
 }
 
 /// Of whom nothing but his number and his forebears is left.
-const GONE: &[u8] = b"; who did it was gone when this was read";
+const GONE: &[u8] = b"who did it was gone when this was read";
 
 impl Reporter {
     /// Onto this queue.
@@ -90,10 +90,12 @@ impl Reporter {
     /// Hands a record over.
     pub fn send(&self, mut record: Box<Record>) {
         if is_gone(&record) {
-            let said = record.text(record.detail);
-            let said =
-                if said.is_empty() { record.reason.map_or("", Reason::as_str).as_bytes() } else { said };
-            let said = [said, GONE].concat();
+            // What was dropped stands at the end of a detail, and stays there.
+            let said = match (record.text(record.detail), record.reason) {
+                (b"", Some(reason)) => [reason.as_str().as_bytes(), GONE],
+                (detail, _) => [GONE, detail],
+            };
+            let said = said.join(&b"; "[..]);
             record.detail = record.push_text(&said);
         }
         self.audit.offer(record);
