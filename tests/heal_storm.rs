@@ -76,7 +76,7 @@ fn is_accounted_for(lab: &Lab, records: &[Value]) {
     let details = records.iter().filter_map(|record| record["reason"].as_str());
     let dropped: BTreeSet<_> = details
         .filter_map(|detail| detail.split_once("dropped: "))
-        .flat_map(|(_, ids)| ids.split(' '))
+        .flat_map(|(_, ids)| ids.split(';').next().unwrap_or_default().split(' '))
         .collect();
     let notes = lab.path("run/state/quarantine");
     let taken = records.iter().filter_map(|record| record["response"]["quarantine"].as_str());

@@ -2,6 +2,7 @@
 
 mod aliases;
 mod content;
+pub mod document;
 mod metadata;
 mod mounts;
 mod names;
