@@ -132,6 +132,8 @@ pub struct SharedPage {
     pub last_loss_ns: AtomicU64,
     own_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
     own_threads_len: AtomicU32,
+    /// Those of the worker that died last: some of what they did is reported to the next one.
+    former_threads: [AtomicI32; RESPONDERS_MAX + OTHER_THREADS_MAX],
     /// The supervisor is between its look at [`SharedPage::stage`] and the end of its read.
     supervisor_reads: AtomicU32,
     /// Where the supervisor itself receives events, in safe mode.
@@ -275,10 +277,16 @@ impl SharedPage {
 
     /// Forgets all own threads: their process is dead.
     pub fn forget_own_threads(&self) {
-        for place in &self.own_threads {
-            place.store(0, Ordering::Release);
+        for (place, former) in self.own_threads.iter().zip(&self.former_threads) {
+            former.store(place.swap(0, Ordering::AcqRel), Ordering::Release);
         }
         self.own_threads_len.store(0, Ordering::Release);
+    }
+
+    /// Whether `tid` was one of the worker's that died last. Numbers are given away again: only for what happened
+    /// before that.
+    pub fn was_own_thread(&self, tid: i32) -> bool {
+        tid != 0 && self.former_threads.iter().any(|former| former.load(Ordering::Relaxed) == tid)
     }
 
     /// Whether `tid` is one of ours.

@@ -73,6 +73,7 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         observer: observe::Observer::default(),
         mounts: MountWatch::new()?,
         scratch: FixedPath::default(),
+        inherits: true,
         keeper,
         worker,
     };
@@ -112,6 +113,8 @@ struct Watcher {
     mounts: MountWatch,
     keeper: Option<Keeper>,
     scratch: FixedPath,
+    /// What is read now may have happened while the worker before this one lived.
+    inherits: bool,
     /// Readable when it is to end.
     ending: Arc<EventFd>,
 }
@@ -141,6 +144,7 @@ impl Watcher {
             while self.worker.page.watched.fill(watch).is_ok() {
                 self.work_off();
             }
+            self.inherits = false;
             if remounted {
                 self.look_at_mounts();
             }
@@ -200,6 +204,7 @@ impl Watcher {
             return;
         }
         let own = self.worker.page.is_own_thread(notification.tid)
+            || self.inherits && self.worker.page.was_own_thread(notification.tid)
             || self.worker.page.supervisor_pid.load(Relaxed) == notification.tid;
         if notification.mask & libc::FAN_RENAME != 0 {
             if !own {
