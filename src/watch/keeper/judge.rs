@@ -1,0 +1,234 @@
+//! What became of a notification: accepted, put back, or reported.
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Keeper;
+use super::conclude::{governing, name_of_change};
+use crate::access::Mutation;
+use crate::classify;
+use crate::heal::{Action, Content, Duty, Hint, Known};
+use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
+use crate::sys::file::Identity;
+use crate::verdict::{Change, Outcome, Verdict, decide, writers_that_matter};
+use crate::watch::duty::duty_at;
+use crate::watch::incident::Incident;
+use crate::watch::report::{About, Reporter};
+
+/// How long a maker of whom it cannot be told, because he runs, is taken to be in it.
+const RUNNING: Duration = Duration::from_millis(20);
+/// How long a new file's maker may take to leave its open(2): the gate answers within that, or nobody does.
+const OPENING: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// Judges one notification and has its consequences.
+    pub fn take(&mut self, mut incident: Incident) {
+        if self.is_in_store(&incident.path) {
+            self.vault_disturbed = true;
+            return self.report_tampering(&incident);
+        }
+        // Of several names the kernel tells any: the vault's own says nothing of where the other went.
+        incident.now = incident.now.filter(|now| !self.is_in_store(now));
+        if is_being_opened(&incident, Duration::ZERO) {
+            self.opening.push_back((Instant::now(), incident));
+            return;
+        }
+        self.judge(&incident);
+        if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
+            self.catch_up_below(&incident);
+        }
+    }
+
+    /// A directory above protected names has appeared, and what came into it before it was marked was not reported.
+    fn catch_up_below(&mut self, incident: &Incident) {
+        let snapshot = self.snapshot();
+        for root in snapshot.roots_below(&incident.path).filter(|root| root.path != incident.path) {
+            if self.healer.inventory().get(&root.path).is_some() {
+                continue;
+            }
+            if root.path.is_dir() {
+                self.begin(&root.path);
+            } else {
+                let mask = libc::FAN_MOVED_TO;
+                self.judge(&Incident { mask, tid: incident.tid, path: root.path.clone(), now: None });
+            }
+        }
+    }
+
+    fn judge(&mut self, incident: &Incident) {
+        let snapshot = self.snapshot();
+        let Some(rule) = governing(&snapshot, &incident.path) else { return };
+        let expected = self.healer.inventory().get(&incident.path).is_some();
+        if !expected && (is_only_above(&snapshot, &incident.path) || is_awaited(&snapshot, rule, incident)) {
+            return self.begin(&incident.path);
+        }
+        if !incident.appeared() && !expected && self.is_pending(&incident.path) {
+            return;
+        }
+        let change = incident.change(expected);
+        let verdict = decide(&snapshot, rule, change, WriterMask::NONE);
+        if verdict.outcome == Outcome::Allow {
+            return self.accept(incident);
+        }
+        let matter = writers_that_matter(&snapshot, rule, change);
+        let in_force = Arc::clone(&self.in_force.1);
+        let trusted = {
+            let _look = self.account.look();
+            self.trust.of(&in_force, &self.proc, incident.tid, matter)
+        };
+        let verdict = decide(&snapshot, rule, change, trusted);
+        if verdict.outcome == Outcome::Allow {
+            self.trusted_at = Some(Instant::now());
+            return self.accept(incident);
+        }
+        if incident.only_closed() {
+            return;
+        }
+        self.answer(incident, &snapshot, verdict, change);
+    }
+
+    /// Somebody who may has changed something.
+    fn accept(&mut self, incident: &Incident) {
+        let path = &incident.path;
+        let snapshot = self.snapshot();
+        let duty = duty_at(&snapshot, path);
+        if duty == Duty::NONE {
+            return;
+        }
+        if incident.only_written() {
+            if duty.content == Content::Fixed {
+                self.fluid.insert(path.clone(), Instant::now());
+            }
+            return;
+        }
+        self.fluid.remove(path);
+        // It is gone again already. What is expected stays until it is known who took it away.
+        if incident.appeared() && !incident.went() && is_missing(path) {
+            return;
+        }
+        if incident.mask & libc::FAN_MOVED_FROM != 0
+            && let Some(now) = &incident.now
+            && duty_at(&snapshot, now) != Duty::NONE
+        {
+            let learned = self.healer.renamed(path, now);
+            return self.mark(learned);
+        }
+        let content = if incident.written() { Known::No } else { Known::IfAlike };
+        match self.healer.learn(path, content) {
+            Ok(learned) => {
+                let is_directory = learned.as_ref().is_some_and(|learned| learned.inode.is_dir());
+                self.mark(learned);
+                if is_directory && incident.appeared() {
+                    let _ = self.healer.begin(path);
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(path = %path.display(), %failure, "a change is not in the inventory");
+            }
+        }
+    }
+
+    /// Somebody who may not has changed something: it is put back, or reported.
+    fn answer(&mut self, incident: &Incident, snapshot: &Arc<Snapshot>, verdict: Verdict, change: Change) {
+        let path = &incident.path;
+        let change = name_of_change(incident, change);
+        let duty = duty_at(snapshot, path);
+        let about = About { snapshot, verdict, change, path, tid: incident.tid };
+        if duty == Duty::NONE || verdict.outcome != Outcome::Deny {
+            // What was opened the gate has judged and recorded.
+            if !matches!(change, Change::Access(_)) || verdict.outcome == Outcome::Deny && incident.written()
+            {
+                self.report(about);
+            }
+            return;
+        }
+        let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
+        let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
+        let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject };
+        let actions = match incident.now.as_deref().filter(|_| change == Change::Mutation(Mutation::Link)) {
+            Some(name) => self.undo_link(path, name, &hint),
+            None => self.healer.reconcile(path, &hint),
+        };
+        self.conclude(actions, record, Some(about));
+    }
+
+    /// The other name of a protected file goes, unless somebody may have names there.
+    fn undo_link(&mut self, path: &Path, name: &Path, hint: &Hint) -> Vec<Action> {
+        let Some(expected) = self.healer.inventory().get(path) else { return Vec::new() };
+        let id = expected.id;
+        let mut actions: Vec<_> = self.healer.take_link_away(name, id).into_iter().collect();
+        actions.extend(self.healer.reconcile(path, hint));
+        actions
+    }
+
+    pub(super) fn settle_opened(&mut self) {
+        for _ in 0..self.opening.len() {
+            let Some((since, incident)) = self.opening.pop_front() else { return };
+            if is_being_opened(&incident, since.elapsed()) {
+                self.opening.push_back((since, incident));
+            } else {
+                self.judge(&incident);
+            }
+        }
+    }
+
+    /// A protected file's number of names has changed: perhaps it was the vault's that went. With the vault's directory
+    /// gone, nothing else tells.
+    pub fn check_held(&mut self, id: Identity) {
+        let vault = self.healer.vault();
+        self.vault_disturbed |= vault.vault_links(id) > 0 && vault.link_of(id).is_none();
+    }
+
+    /// A protected file's number of names has changed: the other name, if there is one that nobody expects.
+    pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
+        let vault = self.healer.vault();
+        let expected = vault.names(id) + vault.vault_links(id);
+        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none())
+            .then(|| seen.to_owned())
+    }
+
+    /// A responder has taken a refused file away again: the directory is as it was, but for its time.
+    pub fn rolled_back(&mut self, path: &Path) {
+        if let Some(directory) = path.parent() {
+            self.healer.tidy(directory);
+        }
+    }
+}
+
+/// Whether the new file's maker is in the open(2) that made it: the gate judges that, and takes the file away again
+/// itself.
+fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
+    if incident.mask & libc::FAN_CREATE == 0 || incident.mask & libc::FAN_ONDIR != 0 || waited > OPENING {
+        return false;
+    }
+    let is_file =
+        std::fs::symlink_metadata(&incident.path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
+    let Ok(line) = std::fs::read(format!("/proc/{}/syscall", incident.tid)) else { return false };
+    is_file
+        && match classify::parse_line(&line) {
+            classify::Line::In(call) => classify::is_in_open(&call),
+            classify::Line::Running => waited < RUNNING,
+            classify::Line::Garbled => false,
+        }
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether nothing of this directory is kept but that it leads to what is.
+fn is_only_above(snapshot: &Snapshot, path: &Path) -> bool {
+    snapshot.rule_for(path.as_os_str().as_bytes()).is_none()
+}
+
+/// Whether a policy has waited for this path and names nobody who may put something there: then whoever does, does.
+fn is_awaited(snapshot: &Snapshot, rule: &Rule, incident: &Incident) -> bool {
+    let nobody =
+        rule.policies.iter().all(|&index| snapshot.policies[index as usize].writers == WriterMask::NONE);
+    nobody
+        && incident.appeared()
+        && snapshot.roots_below(&incident.path).next().is_some_and(|root| root.path == incident.path)
+}
