@@ -10,6 +10,7 @@ use super::expected::Expected;
 use super::failure::Failure;
 use super::fight::Fights;
 use super::inventory::Inventory;
+use super::mend::has_metadata;
 use super::object::{Object, is, join};
 use super::quarantine::Quarantine;
 use super::store::Temporary;
@@ -352,10 +353,15 @@ impl Healer {
     fn refresh_parent(&mut self, path: &Path) {
         let Some(parent) = path.parent() else { return };
         let Some(mut expected) = self.inventory.get(parent).cloned() else { return };
-        if let Ok(inode) = Object::at_path(parent).and_then(|object| object.inode())
+        let found = Object::at_path(parent).and_then(|object| Ok((object.inode()?, object)));
+        if let Ok((inode, object)) = found
             && inode.id == expected.id
         {
-            (expected.mtime, expected.ctime) = (inode.mtime, inode.ctime);
+            expected.mtime = inode.mtime;
+            // What else was changed there by somebody must not look untouched.
+            if has_metadata(&object, &inode, &expected) {
+                expected.ctime = inode.ctime;
+            }
             self.inventory.put(parent, expected);
         }
     }

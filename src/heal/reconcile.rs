@@ -180,8 +180,12 @@ impl Healer {
             match found {
                 Ok((inode, object)) if inode.is_dir() => {
                     let expected = self.inventory.get(directory);
-                    if last || expected.is_none_or(|expected| expected.id == inode.id) {
+                    if expected.is_none_or(|expected| expected.id == inode.id) {
                         return Ok(Some((object, inode.mount)));
+                    }
+                    if last {
+                        // What is in there now is somebody else's.
+                        return Err(Failure::MountedOver);
                     }
                 }
                 _ if !wanted => return Ok(None),
@@ -210,7 +214,11 @@ impl Healer {
     /// Takes the flags off a directory that forbid changing its entries; [`Healer::finish`] sets them back.
     pub(super) fn unblock(&mut self, directory: &Path) {
         let Ok(object) = Object::at_path(directory) else { return };
-        let flags = object.inode().map_or(0, |inode| inode.flags & FLAGS_BLOCKING);
+        let Ok(inode) = object.inode() else { return };
+        if self.inventory.get(directory).is_some_and(|expected| expected.id != inode.id) {
+            return;
+        }
+        let flags = inode.flags & FLAGS_BLOCKING;
         if flags != 0 && object.set_flags(0).is_ok() {
             *self.touched.entry(directory.to_owned()).or_default() |= flags;
         }

@@ -81,7 +81,11 @@ impl Healer {
     }
 
     fn scan_entries(&mut self, directory: &Path) {
-        if let Ok(object) = Object::at_path(directory) {
+        let Some(expected) = self.inventory.get(directory) else { return };
+        // Of something that is mounted over it the entries are not ours.
+        if let Ok(object) = Object::at_path(directory)
+            && object.inode().is_ok_and(|inode| inode.id == expected.id)
+        {
             self.queue_entries(directory, &object);
         }
     }

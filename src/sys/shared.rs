@@ -154,6 +154,8 @@ pub struct SharedPage {
     pub watched: WatchBuffer,
     /// Which of the two memory files holds the inventory: 1 or 2; 0: neither.
     pub inventory: AtomicU32,
+    /// 1 while something is being learned that is not in the inventory yet: what it does not know is not foreign.
+    pub learning: AtomicU32,
     /// Things that were put back.
     pub healed: AtomicU64,
     /// One per responder.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::access::{Access, Mutation};
 use crate::heal;
+use crate::sys::file::Identity;
 use crate::verdict::Change;
 
 /// The name is new here.
@@ -22,6 +23,8 @@ pub struct Incident {
     pub path: PathBuf,
     /// Where the object that was here is now, after a rename, or the name that was made for it, after a link.
     pub now: Option<PathBuf>,
+    /// Which object it is about, where the kernel says.
+    pub target: Option<Identity>,
 }
 
 impl Incident {
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     fn incident(mask: u64) -> Incident {
-        Incident { mask, tid: 1, path: "/a".into(), now: None }
+        Incident { mask, tid: 1, path: "/a".into(), now: None, target: None }
     }
 
     #[test]

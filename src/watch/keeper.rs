@@ -68,6 +68,9 @@ pub struct Keeper {
     reporter: Reporter,
     /// Roots of the snapshot that were not begun yet: from here on.
     next_root: usize,
+    /// Names learned with their directories since the queue was seen empty: of what came to be before that, the
+    /// notification is still to be read.
+    fresh: HashSet<PathBuf>,
     /// Everything is in the inventory, and that is on record outside this process.
     is_whole: bool,
     /// Makers of new files that the gate has not answered yet.
@@ -85,6 +88,7 @@ pub struct Keeper {
     trusted_at: Option<Instant>,
     patrolled: PathBuf,
     suspects: Vec<PathBuf>,
+    patrolled_at: Instant,
     looked: Instant,
     /// When the batch in work was read.
     read: Instant,
@@ -101,6 +105,7 @@ impl Keeper {
         let snapshot = &in_force.1.snapshot;
         let kept = journal.load();
         let restarted = kept.is_some();
+        let shared_learning = shared.page.learning.load(Relaxed);
         let limits = Limits { copy_file: COPY_FILE_BYTES, copy_total: COPY_TOTAL_BYTES, ..Limits::default() };
         let quarantine = Quarantine::open(&state_dir, Bounds::default())?;
         let vault = Vault::open(&state_dir, limits);
@@ -116,8 +121,9 @@ impl Keeper {
             healer,
             trust: Trust::listen(),
             proc,
-            // The inventory is left whole, or not at all.
-            next_root: if restarted { usize::MAX } else { 0 },
+            // The inventory is left whole, but for what was being learned.
+            next_root: if restarted && shared_learning == 0 { usize::MAX } else { 0 },
+            fresh: HashSet::new(),
             is_whole: restarted,
             opening: VecDeque::new(),
             fluid: HashMap::new(),
@@ -130,6 +136,7 @@ impl Keeper {
             trusted_at: None,
             patrolled: PathBuf::new(),
             suspects: Vec::new(),
+            patrolled_at: Instant::now(),
             looked: Instant::now(),
             read: Instant::now(),
         };
@@ -177,6 +184,7 @@ impl Keeper {
 
     /// Work for when nothing is reported; how long until there is more.
     pub fn idle(&mut self) -> Duration {
+        self.fresh.clear();
         self.catch_up();
         self.settle_opened();
         let due = self.healer.due();

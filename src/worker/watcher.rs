@@ -234,8 +234,10 @@ impl Watcher {
         if self.worker.options.mode == Mode::Observe {
             return self.observer.record(&self.worker.shared, &self.proc, &path, notification);
         }
+        let target = self.whereabouts(snapshot, notification);
         if let Some(keeper) = &mut self.keeper {
-            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now: None });
+            let target = target.map(|(_, id, _)| id);
+            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now: None, target });
         }
     }
 
@@ -250,7 +252,7 @@ impl Watcher {
         let now = self.locate(snapshot, notification.new_place);
         if let Some(keeper) = &mut self.keeper {
             let mask = libc::FAN_MOVED_FROM | notification.mask & libc::FAN_ONDIR;
-            keeper.take(Incident { mask, tid: notification.tid, path, now });
+            keeper.take(Incident { mask, tid: notification.tid, path, now, target: None });
         }
     }
 
@@ -281,7 +283,9 @@ impl Watcher {
         }
         if let Some(other) = keeper.foreign_link(id, links, &seen) {
             let path = PathBuf::from(OsStr::from_bytes(self.scratch.as_bytes()));
-            keeper.take(Incident { mask: libc::FAN_ATTRIB, tid: notification.tid, path, now: Some(other) });
+            let now = Some(other);
+            let (mask, tid) = (libc::FAN_ATTRIB, notification.tid);
+            keeper.take(Incident { mask, tid, path, now, target: Some(id) });
         }
     }
 

@@ -53,7 +53,8 @@ impl Keeper {
                 self.begin(&root.path);
             } else {
                 let mask = libc::FAN_MOVED_TO;
-                self.judge(&Incident { mask, tid: incident.tid, path: root.path.clone(), now: None });
+                let path = root.path.clone();
+                self.judge(&Incident { mask, tid: incident.tid, path, now: None, target: None });
             }
         }
     }
@@ -65,13 +66,15 @@ impl Keeper {
         if !expected && (is_only_above(&snapshot, &incident.path) || is_awaited(&snapshot, rule, incident)) {
             return self.begin(&incident.path);
         }
-        if !incident.appeared() && !expected && self.is_pending(&incident.path) {
-            return;
-        }
+        let pending = !incident.appeared() && !expected && self.is_pending(&incident.path);
         let change = incident.change(expected);
         let verdict = decide(&snapshot, rule, change, WriterMask::NONE);
         if verdict.outcome == Outcome::Allow {
-            return self.accept(incident);
+            // What is still to be learned is learned as it is then.
+            if !pending {
+                self.accept(incident);
+            }
+            return;
         }
         let matter = writers_that_matter(&snapshot, rule, change);
         let in_force = Arc::clone(&self.in_force.1);
@@ -82,10 +85,18 @@ impl Keeper {
         let verdict = decide(&snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             self.trusted_at = Some(Instant::now());
-            return self.accept(incident);
+            if !pending {
+                self.accept(incident);
+            }
+            return;
         }
         if incident.only_closed() {
             return;
+        }
+        if pending {
+            // Nobody knows how it was.
+            let (path, tid) = (&incident.path, incident.tid);
+            return self.report(About { snapshot: &snapshot, verdict, change, path, tid });
         }
         self.answer(incident, &snapshot, verdict, change);
     }
@@ -109,6 +120,10 @@ impl Keeper {
         if incident.appeared() && !incident.went() && is_missing(path) {
             return;
         }
+        // Somebody else has put another object here since, which will be reported: that one was not his to make right.
+        if !incident.went() && incident.target.is_some_and(|target| !is_named(path, target)) {
+            return;
+        }
         if incident.mask & libc::FAN_MOVED_FROM != 0
             && let Some(now) = &incident.now
             && duty_at(&snapshot, now) != Duty::NONE
@@ -122,7 +137,7 @@ impl Keeper {
                 let is_directory = learned.as_ref().is_some_and(|learned| learned.inode.is_dir());
                 self.mark(learned);
                 if is_directory && incident.appeared() {
-                    let _ = self.healer.begin(path);
+                    self.begin(path);
                 }
             }
             Err(failure) => {
@@ -144,6 +159,10 @@ impl Keeper {
                 self.report(about);
             }
             return;
+        }
+        // It was learned with its directory while its own notification was still under way.
+        if incident.appeared() && self.fresh.contains(path) {
+            self.healer.forget(path);
         }
         let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
         let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
@@ -213,6 +232,11 @@ fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
             classify::Line::Running => waited < RUNNING,
             classify::Line::Garbled => false,
         }
+}
+
+fn is_named(path: &Path, object: Identity) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|found| Identity { dev: found.dev(), ino: found.ino() } == object)
 }
 
 fn is_missing(path: &Path) -> bool {

@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::Keeper;
 use crate::heal::{Known, Learned};
 use crate::marks::{Marker, Report, Wanted, Written};
@@ -41,6 +43,8 @@ impl Keeper {
                 let _ = self.healer.learn(above, Known::No);
             }
         }
+        // The next worker must know: what is not in the inventory then was perhaps only not learned yet.
+        self.shared.page.learning.store(1, Relaxed);
         let learned = self.healer.begin(path).ok().flatten();
         self.mark(learned);
     }
@@ -62,10 +66,15 @@ impl Keeper {
             if !self.is_whole {
                 self.all_learned();
             }
+            if self.shared.page.learning.load(Relaxed) != 0 {
+                self.save();
+                self.shared.page.learning.store(0, Relaxed);
+            }
             return None;
         };
         let count = learned.len() + 1;
         for one in learned {
+            self.fresh.insert(one.path.clone());
             self.mark(Some(one));
         }
         if skipped > 0 {

@@ -1,6 +1,6 @@
 //! What no notification tells, and what was lost: looked for when nothing else is to be done.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Keeper;
 use crate::heal::Hint;
@@ -12,6 +12,9 @@ const AFTER_TRUSTED: Duration = Duration::from_secs(2);
 /// Names that one look of the patrol takes: half a millisecond.
 const PATROL_NAMES: usize = 256;
 
+/// However much trusted writers are at work, the patrol looks this often: else one write a second kept it off.
+const LATEST: Duration = Duration::from_secs(10);
+
 impl Keeper {
     pub(super) fn look_around(&mut self) {
         if self.scan_due && !self.is_writer_running() {
@@ -22,13 +25,15 @@ impl Keeper {
         self.patrol();
     }
 
+    /// Whether it is time to look.
     pub(super) fn is_quiet(&self) -> bool {
-        self.trusted_at.is_none_or(|at| at.elapsed() > AFTER_TRUSTED)
+        self.trusted_at.is_none_or(|at| at.elapsed() > AFTER_TRUSTED) || self.patrolled_at.elapsed() > LATEST
     }
 
     /// What no notification tells (chattr, writes through old mappings): whatever was touched one look ago, and was
     /// not reported since, is put right.
     fn patrol(&mut self) {
+        self.patrolled_at = Instant::now();
         self.fluid.retain(|_, since| since.elapsed() < FLUID);
         for path in std::mem::take(&mut self.suspects) {
             if !self.fluid.contains_key(&path) {
