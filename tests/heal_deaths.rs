@@ -95,3 +95,48 @@ fn a_gate_that_stops_leaves_everything_right() {
         assert_eq!(look(&lab.tree(), Inodes::OfFiles), before);
     });
 }
+
+/// The next worker's scan does not know it, and must not take it for an intruder's.
+#[test]
+fn a_tree_that_a_worker_died_learning_stays() {
+    const FILES: usize = 3000;
+    in_lab(60, |lab| {
+        let gate = lab.gate("[[policy]]\nname = 'one'\npaths = ['@/tree/']\n");
+        for n in 0..FILES {
+            lab.file(&format!("free/large/{}/{n}", n % 10), CONTENT);
+        }
+        fs::rename(lab.path("free/large"), lab.path("large")).unwrap();
+        lab.write_policy("[[policy]]\nname = 'two'\npaths = ['@/tree/', '@/large/']\n");
+        assert!(gate.command(&["reload"]).status.success());
+        let worker = gate.worker();
+        gate.signal(worker, Signal::SIGKILL);
+        gate.until(|| (gate.try_status()?["restarts"] == 1).then_some(()));
+        // A scan comes once everything is learned, and what is not healed within this time is not.
+        gate.until(|| (gate.status()["healing"]["learning"] == false).then_some(()));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        assert_eq!(look(&lab.path("large"), Inodes::OfFiles).len(), 1 + 10 + FILES);
+        assert_eq!(gate.status()["healed"], 0);
+    });
+}
+
+/// What is mounted over a directory is somebody else's.
+#[test]
+fn what_is_mounted_over_a_directory_is_not_its_contents() {
+    in_lab(60, |lab| {
+        let before = tree(lab);
+        for name in ["inner", "deep/precious", "other"] {
+            lab.file(&format!("free/victim/{name}"), "theirs");
+        }
+        let victim = look(&lab.path("free/victim"), Inodes::All);
+        let gate = lab.protect_tree();
+        lab.bind(&lab.path("free/victim"), &lab.path("tree/dir"));
+        gate.record(|record| record["verdict"] == "detected" && record["mutation"] == "mount");
+        let worker = gate.worker();
+        gate.signal(worker, Signal::SIGKILL);
+        gate.until(|| (gate.try_status()?["restarts"] == 1).then_some(()));
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert_eq!(look(&lab.path("free/victim"), Inodes::All), victim);
+        nix::mount::umount2(&lab.path("tree/dir"), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        gate.until(|| (look(&lab.tree(), Inodes::OfFiles) == before).then_some(()));
+    });
+}

@@ -378,8 +378,10 @@ impl Healer {
             tracing::warn!(%error, "the quarantine cannot be read");
         }
         self.vault.recheck();
-        for (path, _) in self.inventory.iter().filter(|(_, expected)| expected.is_dir()) {
-            if let Ok(inode) = Object::at_path(path).and_then(|object| object.inode()) {
+        for (path, expected) in self.inventory.iter().filter(|(_, expected)| expected.is_dir()) {
+            if let Ok(inode) = Object::at_path(path).and_then(|object| object.inode())
+                && inode.id == expected.id
+            {
                 let _ = self.vault.prepare(inode.mount, path);
             }
         }

@@ -156,6 +156,8 @@ pub struct SharedPage {
     pub inventory: AtomicU32,
     /// 1 while something is being learned that is not in the inventory yet: what it does not know is not foreign.
     pub learning: AtomicU32,
+    /// Generation of the snapshot whose roots are all in the inventory.
+    pub learned_generation: AtomicU64,
     /// Things that were put back.
     pub healed: AtomicU64,
     /// One per responder.

@@ -105,7 +105,10 @@ impl Keeper {
         let snapshot = &in_force.1.snapshot;
         let kept = journal.load();
         let restarted = kept.is_some();
-        let shared_learning = shared.page.learning.load(Relaxed);
+        let page = shared.page;
+        let is_whole = restarted
+            && page.learning.load(Relaxed) == 0
+            && page.learned_generation.load(Relaxed) == snapshot.generation;
         let limits = Limits { copy_file: COPY_FILE_BYTES, copy_total: COPY_TOTAL_BYTES, ..Limits::default() };
         let quarantine = Quarantine::open(&state_dir, Bounds::default())?;
         let vault = Vault::open(&state_dir, limits);
@@ -122,7 +125,7 @@ impl Keeper {
             trust: Trust::listen(),
             proc,
             // The inventory is left whole, but for what was being learned.
-            next_root: if restarted && shared_learning == 0 { usize::MAX } else { 0 },
+            next_root: if is_whole { usize::MAX } else { 0 },
             fresh: HashSet::new(),
             is_whole: restarted,
             opening: VecDeque::new(),

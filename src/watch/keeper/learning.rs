@@ -70,6 +70,7 @@ impl Keeper {
                 self.save();
                 self.shared.page.learning.store(0, Relaxed);
             }
+            self.shared.page.learned_generation.store(snapshot.generation, Relaxed);
             return None;
         };
         let count = learned.len() + 1;
