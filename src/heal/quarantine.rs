@@ -2,7 +2,7 @@
 //! but the oldest, when the bounds are reached, and that is reported.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use super::content;
 use super::failure::Failure;
 use super::object::{Object, c_name, c_string, is};
 use super::sidecar::{Item, hex_of};
-use super::store::{Stores, path_in};
+use super::store::{self, Stores, path_in};
 use super::tree;
 use crate::sys::inode::Inode;
 use crate::sys::{clock, names};
@@ -265,13 +265,12 @@ impl Quarantine {
         self.write_note(&item);
     }
 
-    fn write_note(&self, item: &Item) {
-        let path = self.note_path(&item.id);
-        let half = path.with_extension("half");
-        let written = serde_json::to_vec_pretty(item)
-            .map_err(io::Error::other)
-            .and_then(|bytes| std::fs::write(&half, bytes))
-            .and_then(|()| std::fs::rename(&half, &path));
+    fn write_note(&mut self, item: &Item) {
+        let directory = self.stores.in_state().and_then(|index| self.stores.open(index));
+        let written = directory.map_err(io::Error::other).and_then(|directory| {
+            let bytes = serde_json::to_vec_pretty(item)?;
+            store::write_file(&directory, &note_name(&item.id)?, &bytes, 0)
+        });
         if let Err(error) = written {
             tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
         }
@@ -292,4 +291,9 @@ impl Quarantine {
         }
         let _ = std::fs::remove_file(self.note_path(&item.id));
     }
+}
+
+/// What the note of an item is called.
+fn note_name(id: &str) -> io::Result<CString> {
+    c_string(format!("{id}.json").as_bytes())
 }

@@ -1,17 +1,25 @@
 //! Private directories, one for each mount: links and renames do not cross mounts.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use super::object::{Object, c_string, is, join};
-use crate::sys::file::Identity;
-use crate::sys::names;
+use crate::sys::file::{self, Identity};
+use crate::sys::{names, random};
 
 /// What a store's directory in a mount's root is called, before the kind of store.
 pub const PREFIX: &str = ".writegate-";
 /// Nobody but root looks in.
 const MODE: u32 = 0o700;
+/// The same for the files that are written there.
+const FILE_MODE: u32 = 0o600;
+/// How many random names are tried: that even one is taken does not happen by chance.
+const NAMES_MAX: usize = 4;
 
 /// One directory. It is not kept open, so that its filesystem can be unmounted.
 #[derive(Debug)]
@@ -88,7 +96,7 @@ impl Stores {
     fn add(&mut self, mount: u64, top: &Object, path: &Path, name: &str) -> Result<usize, Failure> {
         let path = path.join(name);
         let name = c_string(name.as_bytes()).map_err(Failure::of("name"))?;
-        match names::make_dir(std::os::fd::AsFd::as_fd(top), &name, MODE) {
+        match names::make_dir(top.as_fd(), &name, MODE) {
             Err(error) if !is(&error, libc::EEXIST) => return Err(Failure::of("mkdir")(error)),
             _ => {}
         }
@@ -114,6 +122,11 @@ impl Stores {
     /// One of them.
     pub fn get(&self, index: usize) -> Option<&Store> {
         self.all.get(index)
+    }
+
+    /// Opens one of them, if it still is what it was.
+    pub fn open(&self, index: usize) -> Result<Object, Failure> {
+        self.get(index).ok_or(Failure::NoPlace)?.open()
     }
 
     /// Where they are.
@@ -154,15 +167,61 @@ fn mount_root(mount: u64, path: &Path) -> Option<(Object, PathBuf)> {
 pub struct Temporary(u64);
 
 impl Temporary {
-    /// The next; unlikely enough to be taken already, and then the caller tries again.
-    pub fn next(&mut self) -> std::ffi::CString {
+    /// The next; nobody can plant something there ahead. Taken already all the same, the caller tries again.
+    pub fn next(&mut self) -> CString {
         self.0 += 1;
-        let name = format!("{PREFIX}tmp-{:x}-{:x}", std::process::id(), self.0);
+        let name = format!("{PREFIX}tmp-{:016x}-{:x}", random::bits(), self.0);
         c_string(name.as_bytes()).unwrap_or_default()
     }
 }
 
+/// Makes a new file in `directory`, under the first of `names` that is free. It is never one that somebody else has
+/// put there, nor what a symbolic link points to.
+fn new_file(directory: &Object, names: impl IntoIterator<Item = CString>) -> io::Result<(CString, File)> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    for name in names {
+        match names::open_at(directory.as_fd(), &name, flags, FILE_MODE) {
+            Err(error) if is(&error, libc::EEXIST) => {}
+            other => return other.map(|file| (name, file.into())),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EEXIST))
+}
+
+/// Writes `bytes` to the file `name` in `directory`, wholly or not at all. `flags`: of the rename to that name.
+pub fn write_file(directory: &Object, name: &CStr, bytes: &[u8], flags: u32) -> io::Result<()> {
+    let mut temporary = Temporary::default();
+    let (half, mut file) = new_file(directory, std::iter::repeat_with(|| temporary.next()).take(NAMES_MAX))?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| names::rename((directory.as_fd(), &half), (directory.as_fd(), name), flags));
+    if written.is_err() {
+        let _ = file::unlink_at(directory.as_fd(), &half);
+    }
+    written
+}
+
 /// The path of `name` in a store.
-pub fn path_in(store: &Store, name: &std::ffi::CStr) -> PathBuf {
+pub fn path_in(store: &Store, name: &CStr) -> PathBuf {
     join(&store.path, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_nothing_that_was_planted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let victim = scratch.path().join("victim");
+        std::fs::write(&victim, "right").unwrap();
+        std::os::unix::fs::symlink(&victim, scratch.path().join("link")).unwrap();
+        std::fs::hard_link(&victim, scratch.path().join("name")).unwrap();
+        let directory = Object::directory_following(scratch.path()).unwrap();
+        let names = [c"link", c"name", c"free"].map(CStr::to_owned);
+        let (name, mut file) = new_file(&directory, names.clone()).unwrap();
+        file.write_all(b"ours").unwrap();
+        assert_eq!((name.as_c_str(), std::fs::read(&victim).unwrap()), (c"free", b"right".to_vec()));
+        assert!(is(&new_file(&directory, names).unwrap_err(), libc::EEXIST));
+    }
 }
