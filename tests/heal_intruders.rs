@@ -3,11 +3,12 @@
 mod heal_support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use heal_support::*;
-use writegate::heal::{Bounds, Change, Quarantine};
+use writegate::heal::{Bounds, Change, Did, Failure, Healer, Inventory, Limits, Quarantine, Vault};
 
 /// Has a foreign file taken away; its id, and where the notes are.
 fn with_item(ground: &Ground) -> (String, PathBuf) {
@@ -37,4 +38,71 @@ fn writing_a_note_follows_no_planted_link() {
     assert_eq!(fs::read(&victim).unwrap(), b"right");
     assert!(note.symlink_metadata().unwrap().is_file());
     assert_eq!(opened(&ground).show(&id).unwrap().seq, 7);
+}
+
+/// Nothing but the mount of the state directory can hold what is in `ground.fs`.
+fn without_own_store(ground: &Ground) {
+    for entry in fs::read_dir(&ground.fs).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".writegate-quarantine") {
+            fs::remove_dir_all(entry.path()).unwrap();
+            fs::write(entry.path(), "in the way").unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_too_large_to_copy_stays_and_drives_nothing_out() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (top, _) = protected(&ground);
+    let bounds = Bounds { bytes: 8 << 20, ..Bounds::default() };
+    let quarantine = Quarantine::open(&ground.state, bounds).unwrap();
+    let vault = Vault::open(&ground.state, Limits::default());
+    let mut healer = Healer::new(Inventory::new(false), vault, quarantine, all_below(&top));
+    healer.learn_tree(&top);
+    let mut taken = |name: &str, make: &dyn Fn(&Path)| {
+        let path = top.join(name);
+        make(&path);
+        healer.reconcile(&path, &Change::Unknown.into()).remove(0)
+    };
+    taken("first", &|path| fs::write(path, "first").unwrap());
+    without_own_store(&ground);
+    let small = taken("small", &|path| {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("f"), vec![1; 1 << 20]).unwrap();
+        // Names of the same object take nothing more.
+        (0..9).for_each(|n| fs::hard_link(path.join("f"), path.join(format!("n{n}"))).unwrap());
+    });
+    assert_eq!(small.did, Did::Removed);
+    let huge = taken("huge", &|path| {
+        fs::create_dir(path).unwrap();
+        (0..9).for_each(|n| fs::write(path.join(format!("f{n}")), vec![1; 1 << 20]).unwrap());
+    });
+    assert_eq!((huge.did, huge.dropped), (Did::Failed(Failure::TooLarge), vec![]));
+    assert_eq!(fs::read_dir(top.join("huge")).unwrap().count(), 9);
+    let kept = ground.state.join("quarantine").join(small.quarantine.unwrap());
+    assert_eq!(fs::metadata(kept.join("f")).unwrap().nlink(), 10);
+    // The one item with its note, and nothing of the half copy.
+    let left: Vec<_> = fs::read_dir(ground.state.join("quarantine")).unwrap().flatten().collect();
+    assert_eq!(left.iter().filter(|entry| entry.path().is_dir()).count(), 1);
+}
+
+#[test]
+fn what_is_mounted_in_an_item_is_not_removed_with_it() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (top, _) = protected(&ground);
+    let quarantine = Quarantine::open(&ground.state, Bounds { items: 1, ..Bounds::default() }).unwrap();
+    let vault = Vault::open(&ground.state, Limits::default());
+    let mut healer = Healer::new(Inventory::new(false), vault, quarantine, all_below(&top));
+    healer.learn_tree(&top);
+    let victim = ground.dir.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("right"), "right").unwrap();
+    fs::create_dir_all(top.join("foreign/on")).unwrap();
+    let none: Option<&str> = None;
+    let bind = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&victim), &top.join("foreign/on"), none, bind, none).unwrap();
+    heal(&mut healer, &top.join("foreign"), Change::Unknown);
+    fs::write(top.join("next"), "next").unwrap();
+    heal(&mut healer, &top.join("next"), Change::Unknown);
+    assert_eq!(fs::read(victim.join("right")).unwrap(), b"right");
 }
