@@ -42,12 +42,9 @@ fn writing_a_note_follows_no_planted_link() {
 
 /// Nothing but the mount of the state directory can hold what is in `ground.fs`.
 fn without_own_store(ground: &Ground) {
-    for entry in fs::read_dir(&ground.fs).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".writegate-quarantine") {
-            fs::remove_dir_all(entry.path()).unwrap();
-            fs::write(entry.path(), "in the way").unwrap();
-        }
-    }
+    let store = store_in(&ground.fs, &ground.state, "quarantine");
+    fs::remove_dir_all(&store).unwrap();
+    fs::write(&store, "in the way").unwrap();
 }
 
 #[test]
@@ -105,4 +102,54 @@ fn what_is_mounted_in_an_item_is_not_removed_with_it() {
     fs::write(top.join("next"), "next").unwrap();
     heal(&mut healer, &top.join("next"), Change::Unknown);
     assert_eq!(fs::read(victim.join("right")).unwrap(), b"right");
+}
+
+#[test]
+fn two_gates_on_one_mount_leave_each_other_alone() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (top, mut first) = protected(&ground);
+    let usage = first.vault().usage();
+    let other = ground.fs.join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("file"), "file").unwrap();
+    let state = ground.dir.path().join("other-state");
+    let opened = || {
+        let quarantine = Quarantine::open(&state, Bounds::default()).unwrap();
+        let vault = Vault::open(&state, Limits::default());
+        Healer::new(Inventory::new(false), vault, quarantine, all_below(&other))
+    };
+    let mut second = opened();
+    second.learn_tree(&other);
+    second.rehold();
+    first.rehold();
+    assert_eq!((first.vault().usage(), second.vault().usage().links), (usage, 1));
+    fs::remove_file(top.join("a")).unwrap();
+    assert_eq!(dids(&heal(&mut first, &top.join("a"), Change::Unknown)), [Did::Linked]);
+    // The next worker of the same gate finds its own again.
+    drop(second);
+    let mut second = opened();
+    second.learn_tree(&other);
+    let stores = fs::read_dir(&ground.fs).unwrap().flatten();
+    let vaults = stores.filter(|entry| entry.file_name().to_string_lossy().starts_with(".writegate-vault-"));
+    assert_eq!((vaults.count(), second.vault().usage().links), (2, 1));
+}
+
+#[test]
+fn a_planted_instance_is_neither_opened_nor_believed() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let plants: [(&str, &dyn Fn(&Path)); 5] = [
+        ("fifo", &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap()),
+        ("link", &|path| symlink("/dev/zero", path).unwrap()),
+        ("directory", &|path| fs::create_dir(path).unwrap()),
+        ("path", &|path| fs::write(path, "../../../../../x").unwrap()),
+        ("huge", &|path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap()),
+    ];
+    for (name, plant) in plants {
+        let state = ground.fs.join(name);
+        fs::create_dir(&state).unwrap();
+        plant(&state.join("instance"));
+        Quarantine::open(&state, Bounds::default()).unwrap();
+        let instance = fs::read_to_string(state.join("instance")).unwrap();
+        assert!(instance.len() == 16 && u64::from_str_radix(&instance, 16).is_ok(), "{name}: {instance}");
+    }
 }
