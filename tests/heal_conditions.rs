@@ -158,7 +158,8 @@ fn a_hundred_thousand_files() {
         let gate = gate(lab);
         let ready = started.elapsed();
         // Each is held by a link, behind the start.
-        let vault = lab.path("fs/.writegate-vault");
+        let instance = fs::read_to_string(lab.path("run/state/instance")).unwrap();
+        let vault = lab.path("fs").join(format!(".writegate-vault-{instance}"));
         let all = DIRECTORIES * FILES;
         let is_link = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("l-");
         let held = || fs::read_dir(&vault).map_or(0, |found| found.flatten().filter(is_link).count());

@@ -189,8 +189,11 @@ fn a_vault_that_was_emptied_is_filled_again() {
         let Some(ground) = ground(kind) else { return };
         let (top, mut healer) = protected(&ground);
         let (before, usage) = (digest(&top), healer.vault().usage());
-        let place =
-            if kind == Kind::Same { ground.state.join("vault") } else { ground.fs.join(".writegate-vault") };
+        let place = if kind == Kind::Same {
+            ground.state.join("vault")
+        } else {
+            store_in(&ground.fs, &ground.state, "vault")
+        };
         assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o700);
         fs::remove_dir_all(&place).unwrap();
         healer.rehold();
@@ -208,8 +211,11 @@ fn without_its_link_a_file_comes_from_the_copy() {
         let Some(ground) = ground(kind) else { return };
         let (top, mut healer) = protected(&ground);
         let before = digest(&top);
-        let place =
-            if kind == Kind::Same { ground.state.join("vault") } else { ground.fs.join(".writegate-vault") };
+        let place = if kind == Kind::Same {
+            ground.state.join("vault")
+        } else {
+            store_in(&ground.fs, &ground.state, "vault")
+        };
         let path = top.join("b");
         fs::remove_file(place.join(format!("l-{:x}", ino(&path)))).unwrap();
         fs::remove_file(&path).unwrap();
@@ -296,7 +302,7 @@ fn links_are_counted_and_go_with_the_last_name() {
     // Policies let go of everything.
     healer.set_duties(std::sync::Arc::new(|_| Duty::NONE));
     assert_eq!(healer.inventory().len(), 0);
-    assert_eq!(fs::read_dir(ground.fs.join(".writegate-vault")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(store_in(&ground.fs, &ground.state, "vault")).unwrap().count(), 0);
 }
 
 #[test]
@@ -431,6 +437,6 @@ fn a_tree_deeper_than_any_path_can_be_taken_and_dropped() {
     fs::write(top.join("next"), "next").unwrap();
     let actions = heal(&mut healer, &top.join("next"), Change::Unknown);
     assert_eq!(actions[0].dropped.len(), 1);
-    let left = fs::read_dir(ground.fs.join(".writegate-quarantine")).unwrap().count();
+    let left = fs::read_dir(store_in(&ground.fs, &ground.state, "quarantine")).unwrap().count();
     assert_eq!(left, 1);
 }

@@ -2,7 +2,7 @@
 //! but the oldest, when the bounds are reached, and that is reported.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,13 +14,19 @@ use super::content;
 use super::failure::Failure;
 use super::object::{Object, c_name, c_string, is};
 use super::sidecar::{Item, hex_of};
-use super::store::{Stores, path_in};
-use super::tree;
+use super::store::{self, Stores, path_in};
+use super::tree::{self, Budget};
 use crate::sys::inode::Inode;
 use crate::sys::{clock, names};
 
 /// Its directory in the state directory, and the kind of its stores elsewhere.
 const NAME: &str = "quarantine";
+
+/// One thing that has to be copied takes this part of all bytes at most, so that it does not drive out the rest.
+const COPY_SHARE: u64 = 4;
+/// What a copy leaves free on the filesystem of the state directory, where that is not more than a tenth of it: the
+/// audit trail is written there too.
+const RESERVE_MAX: u64 = 1 << 30;
 
 /// Bounds of what is kept.
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +188,8 @@ impl Quarantine {
         Ok(self.keep(item, blake3, subject))
     }
 
-    /// Moves by copying to the state directory: where its own mount has no place for it.
+    /// Moves by copying to the state directory: where its own mount has no place for it. What is too large for that
+    /// stays where it is.
     fn carry(
         &mut self,
         parent: &Object,
@@ -193,9 +200,17 @@ impl Quarantine {
         let index = self.stores.in_state()?;
         let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
         let directory = store.open()?;
-        if let Err(error) = tree::copy(object, &directory, kept_name, self.bounds.file) {
+        let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
+        let room = free.saturating_sub(RESERVE_MAX.min(all / 10));
+        let total = (self.bounds.bytes / COPY_SHARE).min(room);
+        let budget = Budget { file: self.bounds.file, total };
+        if let Err(error) = tree::copy(object, &directory, kept_name, budget) {
             let _ = tree::remove(&directory, kept_name);
-            return Err(Failure::of("copy")(error));
+            return Err(match error {
+                error if is(&error, libc::EFBIG) && total == room => Failure::NoSpace,
+                error if is(&error, libc::EFBIG) => Failure::TooLarge,
+                error => Failure::of("copy")(error),
+            });
         }
         tree::remove(parent, name).map_err(Failure::of("unlink"))?;
         Ok((path_in(store, kept_name), directory))
@@ -265,13 +280,12 @@ impl Quarantine {
         self.write_note(&item);
     }
 
-    fn write_note(&self, item: &Item) {
-        let path = self.note_path(&item.id);
-        let half = path.with_extension("half");
-        let written = serde_json::to_vec_pretty(item)
-            .map_err(io::Error::other)
-            .and_then(|bytes| std::fs::write(&half, bytes))
-            .and_then(|()| std::fs::rename(&half, &path));
+    fn write_note(&mut self, item: &Item) {
+        let directory = self.stores.in_state().and_then(|index| self.stores.open(index));
+        let written = directory.map_err(io::Error::other).and_then(|directory| {
+            let bytes = serde_json::to_vec_pretty(item)?;
+            store::write_file(&directory, &note_name(&item.id)?, &bytes, 0)
+        });
         if let Err(error) = written {
             tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
         }
@@ -292,4 +306,9 @@ impl Quarantine {
         }
         let _ = std::fs::remove_file(self.note_path(&item.id));
     }
+}
+
+/// What the note of an item is called.
+fn note_name(id: &str) -> io::Result<CString> {
+    c_string(format!("{id}.json").as_bytes())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::failure::Failure;
 use super::object::{Object, c_name, is};
 use super::quarantine::Quarantine;
-use super::tree;
+use super::tree::{self, Budget};
 use crate::sys::names;
 
 /// The operator wants to know what exactly is wrong, so nothing is called a race here.
@@ -38,7 +38,7 @@ impl Quarantine {
                     return Err(exactly(io::Error::from_raw_os_error(libc::EEXIST)));
                 }
                 let object = from.child(&old).map_err(&exactly)?;
-                if let Err(error) = tree::copy(&object, &to, &new, u64::MAX) {
+                if let Err(error) = tree::copy(&object, &to, &new, Budget::UNLIMITED) {
                     let _ = tree::remove(&to, &new);
                     return Err(exactly(error));
                 }

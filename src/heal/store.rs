@@ -1,17 +1,30 @@
 //! Private directories, one for each mount: links and renames do not cross mounts.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use super::object::{Object, c_string, is, join};
-use crate::sys::file::Identity;
-use crate::sys::names;
+use crate::sys::file::{self, Identity};
+use crate::sys::{names, random};
 
 /// What a store's directory in a mount's root is called, before the kind of store.
 pub const PREFIX: &str = ".writegate-";
+/// The file in the state directory with the id of the instance: two gates that protect the same mount, each with its
+/// own state directory, must not take each other's stores for their own.
+const INSTANCE: &CStr = c"instance";
+/// How long an id is: 64 bits in hexadecimal.
+pub const ID_DIGITS: usize = 16;
 /// Nobody but root looks in.
 const MODE: u32 = 0o700;
+/// The same for the files that are written there.
+const FILE_MODE: u32 = 0o600;
+/// How many random names are tried: that even one is taken does not happen by chance.
+const NAMES_MAX: usize = 4;
 
 /// One directory. It is not kept open, so that its filesystem can be unmounted.
 #[derive(Debug)]
@@ -38,15 +51,17 @@ impl Store {
 pub struct Stores {
     state_dir: PathBuf,
     kind: &'static str,
+    /// Whose these are: see [`INSTANCE`].
+    instance: Option<String>,
     all: Vec<Store>,
     by_mount: HashMap<u64, usize>,
 }
 
 impl Stores {
-    /// None yet. `kind` names them: `state_dir/kind`, or `.writegate-kind` in a mount's root.
+    /// None yet. `kind` names them: `state_dir/kind`, or `.writegate-kind-instance` in a mount's root.
     pub fn new(state_dir: &Path, kind: &'static str) -> Self {
         let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-        Self { state_dir, kind, all: Vec::new(), by_mount: HashMap::new() }
+        Self { state_dir, kind, instance: None, all: Vec::new(), by_mount: HashMap::new() }
     }
 
     /// The state directory and its mount; made where it is missing, also when somebody has removed it.
@@ -64,6 +79,9 @@ impl Stores {
     /// The store in the state directory.
     pub fn in_state(&mut self) -> Result<usize, Failure> {
         let (top, mount) = self.state()?;
+        if let Err(failure) = self.instance(&top) {
+            tracing::warn!(%failure, "the state directory has no instance: other mounts get no store");
+        }
         let (path, kind) = (self.state_dir.clone(), self.kind);
         self.add(mount, &top, &path, kind)
     }
@@ -77,18 +95,35 @@ impl Stores {
         }
         self.by_mount.remove(&mount);
         // Who keeps removing it must not have the mount's root filled.
-        if self.state()?.1 == mount {
+        let (state, state_mount) = self.state()?;
+        if state_mount == mount {
             return self.in_state();
         }
+        let instance = self.instance(&state)?;
         let (top, path) = mount_root(mount, path).ok_or(Failure::NoPlace)?;
-        let name = format!("{PREFIX}{}", self.kind);
+        let name = self.name_of(&instance);
         self.add(mount, &top, &path, &name)
+    }
+
+    /// What a store in a mount's root is called.
+    fn name_of(&self, instance: &str) -> String {
+        format!("{PREFIX}{}-{instance}", self.kind)
+    }
+
+    /// Once known it stays, whatever becomes of the file.
+    fn instance(&mut self, state: &Object) -> Result<String, Failure> {
+        if let Some(instance) = &self.instance {
+            return Ok(instance.clone());
+        }
+        let instance = instance_made(state)?;
+        self.instance = Some(instance.clone());
+        Ok(instance)
     }
 
     fn add(&mut self, mount: u64, top: &Object, path: &Path, name: &str) -> Result<usize, Failure> {
         let path = path.join(name);
         let name = c_string(name.as_bytes()).map_err(Failure::of("name"))?;
-        match names::make_dir(std::os::fd::AsFd::as_fd(top), &name, MODE) {
+        match names::make_dir(top.as_fd(), &name, MODE) {
             Err(error) if !is(&error, libc::EEXIST) => return Err(Failure::of("mkdir")(error)),
             _ => {}
         }
@@ -116,6 +151,11 @@ impl Stores {
         self.all.get(index)
     }
 
+    /// Opens one of them, if it still is what it was.
+    pub fn open(&self, index: usize) -> Result<Object, Failure> {
+        self.get(index).ok_or(Failure::NoPlace)?.open()
+    }
+
     /// Where they are.
     pub fn paths(&self) -> impl DoubleEndedIterator<Item = &Path> {
         self.all.iter().map(|store| store.path.as_path())
@@ -130,6 +170,44 @@ impl Stores {
     pub fn is_own(&self, id: Identity) -> bool {
         self.all.iter().any(|store| store.id == id)
     }
+}
+
+/// Whether it has the form of an id of ours: it has no other meaning as a name.
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The instance that a state directory belongs to; `ENOENT` where it has none, `InvalidData` where it is none.
+fn instance_in(state: &Object) -> io::Result<String> {
+    // Whoever protects the state directory has a further link to it in the vault.
+    let bytes = read_file(state, INSTANCE, ID_DIGITS as u64, u32::MAX)?;
+    String::from_utf8(bytes).ok().filter(|text| is_id(text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The same, made where there is none.
+fn instance_made(state: &Object) -> Result<String, Failure> {
+    for _ in 0..NAMES_MAX {
+        match instance_in(state) {
+            Ok(instance) => return Ok(instance),
+            Err(error) if is(&error, libc::ENOENT) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                // Somebody planted it. It is evidence, so it is only moved out of the way.
+                let aside = Temporary::default().next();
+                let (from, to) = ((state.as_fd(), INSTANCE), (state.as_fd(), aside.as_c_str()));
+                names::rename(from, to, names::NOREPLACE).map_err(Failure::of("rename"))?;
+                tracing::warn!(?aside, "the file with the instance was none of ours and is renamed");
+            }
+            Err(error) => return Err(Failure::of("read")(error)),
+        }
+        let instance = format!("{:016x}", random::bits());
+        match write_file(state, INSTANCE, instance.as_bytes(), names::NOREPLACE) {
+            Ok(()) => return Ok(instance),
+            // Another process of ours was faster.
+            Err(error) if is(&error, libc::EEXIST) => {}
+            Err(error) => return Err(Failure::of("write")(error)),
+        }
+    }
+    Err(Failure::Raced)
 }
 
 /// The topmost directory on `mount` that `path` passes through.
@@ -154,15 +232,82 @@ fn mount_root(mount: u64, path: &Path) -> Option<(Object, PathBuf)> {
 pub struct Temporary(u64);
 
 impl Temporary {
-    /// The next; unlikely enough to be taken already, and then the caller tries again.
-    pub fn next(&mut self) -> std::ffi::CString {
+    /// The next; nobody can plant something there ahead. Taken already all the same, the caller tries again.
+    pub fn next(&mut self) -> CString {
         self.0 += 1;
-        let name = format!("{PREFIX}tmp-{:x}-{:x}", std::process::id(), self.0);
+        let name = format!("{PREFIX}tmp-{:016x}-{:x}", random::bits(), self.0);
         c_string(name.as_bytes()).unwrap_or_default()
     }
 }
 
+/// Makes a new file in `directory`, under the first of `names` that is free. It is never one that somebody else has
+/// put there, nor what a symbolic link points to.
+fn new_file(directory: &Object, names: impl IntoIterator<Item = CString>) -> io::Result<(CString, File)> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    for name in names {
+        match names::open_at(directory.as_fd(), &name, flags, FILE_MODE) {
+            Err(error) if is(&error, libc::EEXIST) => {}
+            other => return other.map(|file| (name, file.into())),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EEXIST))
+}
+
+/// Reads the file `name` in `directory`, which is a regular one of ours with at most `links` names. Whatever else is
+/// there is not even opened.
+///
+/// # Errors
+/// `InvalidData` where it is something else or longer than `limit`.
+pub fn read_file(directory: &Object, name: &CStr, limit: u64, links: u32) -> io::Result<Vec<u8>> {
+    let object = directory.child(name)?;
+    let inode = object.inode()?;
+    let me = nix::unistd::geteuid().as_raw();
+    if !inode.is_file() || inode.uid != me || inode.links > links || inode.size > limit {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    object.open(libc::O_RDONLY)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(bytes)
+}
+
+/// Writes `bytes` to the file `name` in `directory`, wholly or not at all. `flags`: of the rename to that name.
+pub fn write_file(directory: &Object, name: &CStr, bytes: &[u8], flags: u32) -> io::Result<()> {
+    let mut temporary = Temporary::default();
+    let (half, mut file) = new_file(directory, std::iter::repeat_with(|| temporary.next()).take(NAMES_MAX))?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| names::rename((directory.as_fd(), &half), (directory.as_fd(), name), flags));
+    if written.is_err() {
+        let _ = file::unlink_at(directory.as_fd(), &half);
+    }
+    written
+}
+
 /// The path of `name` in a store.
-pub fn path_in(store: &Store, name: &std::ffi::CStr) -> PathBuf {
+pub fn path_in(store: &Store, name: &CStr) -> PathBuf {
     join(&store.path, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_nothing_that_was_planted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let victim = scratch.path().join("victim");
+        std::fs::write(&victim, "right").unwrap();
+        std::os::unix::fs::symlink(&victim, scratch.path().join("link")).unwrap();
+        std::fs::hard_link(&victim, scratch.path().join("name")).unwrap();
+        let directory = Object::directory_following(scratch.path()).unwrap();
+        let names = [c"link", c"name", c"free"].map(CStr::to_owned);
+        let (name, mut file) = new_file(&directory, names.clone()).unwrap();
+        file.write_all(b"ours").unwrap();
+        assert_eq!((name.as_c_str(), std::fs::read(&victim).unwrap()), (c"free", b"right".to_vec()));
+        assert!(is(&new_file(&directory, names).unwrap_err(), libc::EEXIST));
+    }
 }

@@ -1,5 +1,6 @@
 //! Trees that an intruder made: measured, copied and removed without trusting their depth, size or flags.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -8,12 +9,18 @@ use std::os::fd::AsFd;
 use super::content;
 use super::object::{Object, is};
 use super::store::Temporary;
-use crate::sys::{file, inode, names};
+use crate::sys::file::{self, Identity};
+use crate::sys::inode::Inode;
+use crate::sys::names;
 
 /// How deep a tree is measured or copied; each level holds a descriptor.
 const DEPTH_MAX: usize = 64;
 /// How many entries are measured or copied.
 const ENTRIES_MAX: u64 = 100_000;
+/// What each copied object takes besides its content: its inode and its name, about.
+const ENTRY_BYTES: u64 = 512;
+/// How many objects with several names a copy remembers; each holds a descriptor.
+const LINKED_MAX: usize = 256;
 /// How many rounds of other people's writes a removal bears.
 const ROUNDS_MAX: usize = 1_000_000;
 
@@ -28,35 +35,64 @@ pub struct Measure {
     pub cut: bool,
 }
 
-/// Measures `top`.
+/// Measures `top`, on its own mount.
 pub fn measure(top: &Object) -> Measure {
+    measure_up_to(top, ENTRIES_MAX)
+}
+
+/// The same, looking at so many entries at most.
+pub fn measure_up_to(top: &Object, entries: u64) -> Measure {
     let mut found = Measure::default();
-    measure_below(top, 0, &mut found);
+    let mount = top.inode().map_or(0, |inode| inode.mount);
+    let mut measuring = Measuring { entries, mount, linked: HashSet::new() };
+    measuring.below(top, 0, &mut found);
     found
 }
 
-fn measure_below(object: &Object, depth: usize, found: &mut Measure) {
-    let Ok(inode) = object.inode() else { return };
-    found.entries += 1;
-    found.bytes += inode.allocated;
-    if !inode.is_dir() {
-        return;
-    }
-    if depth == DEPTH_MAX || found.entries > ENTRIES_MAX {
-        found.cut = true;
-        return;
-    }
-    for name in object.entries().unwrap_or_default() {
-        if let Ok(child) = object.child(&name) {
-            measure_below(&child, depth + 1, found);
+struct Measuring {
+    entries: u64,
+    mount: u64,
+    /// Objects with several names, which take their space once.
+    linked: HashSet<Identity>,
+}
+
+impl Measuring {
+    fn below(&mut self, object: &Object, depth: usize, found: &mut Measure) {
+        let Ok(inode) = object.inode() else { return };
+        found.entries += 1;
+        if inode.mount != self.mount {
+            return;
+        }
+        if inode.is_dir() || inode.links == 1 || self.linked.insert(inode.id) {
+            found.bytes = found.bytes.saturating_add(inode.allocated);
+        }
+        if !inode.is_dir() {
+            return;
+        }
+        for name in object.entries().unwrap_or_default() {
+            if depth == DEPTH_MAX || found.entries >= self.entries {
+                found.cut = true;
+                return;
+            }
+            if let Ok(child) = object.child(&name) {
+                self.below(&child, depth + 1, found);
+            }
         }
     }
 }
 
 /// Removes `name` in `directory` with everything below it. Any depth: what lies deeper is moved up first.
+///
+/// # Errors
+/// `EBUSY` where something is mounted below it: what lies on another mount is not the tree's own. Those of the calls.
 pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
+    let mount = directory.inode()?.mount;
+    let own = |object: &Object| match object.inode()? {
+        inode if inode.mount == mount => Ok(inode),
+        _ => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+    };
     let object = directory.child(name)?;
-    let inode = object.inode()?;
+    let inode = own(&object)?;
     if inode.flags != 0 {
         object.set_flags(0)?;
     }
@@ -71,7 +107,7 @@ pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
         }
         for entry in entries {
             let child = object.child(&entry)?;
-            let inode = child.inode()?;
+            let inode = own(&child)?;
             if inode.flags != 0 {
                 child.set_flags(0)?;
             }
@@ -81,7 +117,7 @@ pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
             }
             for deeper in child.entries()? {
                 let grandchild = child.child(&deeper)?;
-                if grandchild.inode()?.flags != 0 {
+                if own(&grandchild)?.flags != 0 {
                     grandchild.set_flags(0)?;
                 }
                 if file::unlink_at(child.as_fd(), &deeper).is_ok() {
@@ -102,56 +138,102 @@ pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ENOTEMPTY))
 }
 
-/// Copies `from` as `name` into `to`, with everything below it and its metadata, up to `limit` bytes for a file.
-pub fn copy(from: &Object, to: &Object, name: &CStr, limit: u64) -> io::Result<()> {
-    let mut left = ENTRIES_MAX;
-    copy_below(from, to, name, limit, 0, &mut left)
+/// What a copy may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Bytes of one file.
+    pub file: u64,
+    /// Bytes of everything together. Holes count: they have to be read.
+    pub total: u64,
 }
 
-fn copy_below(
-    from: &Object,
-    to: &Object,
-    name: &CStr,
-    limit: u64,
-    depth: usize,
-    left: &mut u64,
-) -> io::Result<()> {
-    if depth > DEPTH_MAX || *left == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+impl Budget {
+    /// Of a copy that a person asked for.
+    pub const UNLIMITED: Self = Self { file: u64::MAX, total: u64::MAX };
+}
+
+/// Copies `from` as `name` into `to`, with everything below it and its metadata.
+///
+/// # Errors
+/// `EFBIG` beyond the budget, `EXDEV` where something is mounted below it, and those of the calls. A part of the copy
+/// may be there then.
+pub fn copy(from: &Object, to: &Object, name: &CStr, budget: Budget) -> io::Result<()> {
+    let mount = from.inode()?.mount;
+    let mut copying = Copying { budget, entries: ENTRIES_MAX, mount, linked: HashMap::new() };
+    copying.below(from, to, name, 0)
+}
+
+/// A copy in work.
+struct Copying {
+    /// What is left of it.
+    budget: Budget,
+    entries: u64,
+    mount: u64,
+    /// The copies of objects with several names: each is copied, and counted, once.
+    linked: HashMap<Identity, Object>,
+}
+
+impl Copying {
+    fn spend(&mut self, bytes: u64) -> io::Result<()> {
+        let left = self.budget.total.checked_sub(bytes);
+        self.budget.total = left.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
+        Ok(())
     }
-    *left -= 1;
-    let inode = from.inode()?;
-    match inode.file_type() {
-        libc::S_IFREG => {
-            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            let new = File::from(names::open_at(to.as_fd(), name, flags, 0o600)?);
-            content::copy(&from.open(libc::O_RDONLY)?, &new, limit)?;
+
+    fn below(&mut self, from: &Object, to: &Object, name: &CStr, depth: usize) -> io::Result<()> {
+        if depth > DEPTH_MAX || self.entries == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-        libc::S_IFDIR => {
-            names::make_dir(to.as_fd(), name, 0o700)?;
-            let directory = to.child(name)?;
-            for entry in from.entries()? {
-                copy_below(&from.child(&entry)?, &directory, &entry, limit, depth + 1, left)?;
+        self.entries -= 1;
+        self.spend(ENTRY_BYTES)?;
+        let inode = from.inode()?;
+        if inode.mount != self.mount {
+            return Err(io::Error::from_raw_os_error(libc::EXDEV));
+        }
+        if let Some(copy) = self.linked.get(&inode.id) {
+            return copy.link(to, name);
+        }
+        match inode.file_type() {
+            libc::S_IFREG => {
+                let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+                let new = File::from(names::open_at(to.as_fd(), name, flags, 0o600)?);
+                let limit = self.budget.file.min(self.budget.total);
+                content::copy(&from.open(libc::O_RDONLY)?, &new, limit)?;
+                // It may have grown since its length was asked.
+                self.spend(new.metadata()?.len())?;
             }
+            libc::S_IFDIR => {
+                names::make_dir(to.as_fd(), name, 0o700)?;
+                let directory = to.child(name)?;
+                for entry in from.entries()? {
+                    self.below(&from.child(&entry)?, &directory, &entry, depth + 1)?;
+                }
+            }
+            libc::S_IFLNK => {
+                let target = super::object::c_string(&from.target()?)?;
+                names::symlink(&target, to.as_fd(), name)?;
+            }
+            _ => names::make_node(to.as_fd(), name, inode.mode, inode.rdev)?,
         }
-        libc::S_IFLNK => {
-            let target = super::object::c_string(&from.target()?)?;
-            names::symlink(&target, to.as_fd(), name)?;
+        let copy = to.child(name)?;
+        self.dress(&copy, from, &inode)?;
+        if !inode.is_dir() && inode.links > 1 && self.linked.len() < LINKED_MAX {
+            self.linked.insert(inode.id, copy);
         }
-        _ => names::make_node(to.as_fd(), name, inode.mode, inode.rdev)?,
+        Ok(())
     }
-    dress(&to.child(name)?, from, &inode)
-}
 
-/// Gives the copy the metadata of what it was copied from.
-fn dress(copy: &Object, from: &Object, inode: &inode::Inode) -> io::Result<()> {
-    copy.set_owner(inode.uid, inode.gid)?;
-    if inode.file_type() != libc::S_IFLNK {
-        copy.set_mode(inode.mode)?;
+    /// Gives the copy the metadata of what it was copied from.
+    fn dress(&mut self, copy: &Object, from: &Object, inode: &Inode) -> io::Result<()> {
+        copy.set_owner(inode.uid, inode.gid)?;
+        if inode.file_type() != libc::S_IFLNK {
+            copy.set_mode(inode.mode)?;
+        }
+        for xattr in from.xattrs()? {
+            self.spend(xattr.value.len() as u64)?;
+            // Another filesystem may not have them; the content counts.
+            let _ = copy.set_xattr(&xattr);
+        }
+        copy.set_mtime(inode.mtime)
     }
-    for xattr in from.xattrs()? {
-        // Another filesystem may not have them; the content counts.
-        let _ = copy.set_xattr(&xattr);
-    }
-    copy.set_mtime(inode.mtime)
 }

@@ -18,6 +18,7 @@ pub mod names;
 pub mod path;
 pub mod proc;
 pub mod process;
+pub mod random;
 pub mod shared;
 pub mod slot;
 pub mod thread;

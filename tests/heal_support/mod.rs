@@ -199,3 +199,9 @@ pub fn heal(healer: &mut Healer, path: &Path, hint: impl Into<Hint>) -> Vec<Acti
 pub fn ino(path: &Path) -> u64 {
     path.symlink_metadata().unwrap().ino()
 }
+
+/// The store of this kind in a mount's root; its name ends with the id in the state directory.
+pub fn store_in(root: &Path, state: &Path, kind: &str) -> PathBuf {
+    let instance = std::fs::read_to_string(state.join("instance")).unwrap();
+    root.join(format!(".writegate-{kind}-{instance}"))
+}
