@@ -134,10 +134,13 @@ fn two_gates_on_one_mount_leave_each_other_alone() {
     assert_eq!((vaults.count(), second.vault().usage().links), (2, 1));
 }
 
+/// What is planted, and how.
+type Plant<'a> = (&'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn a_planted_instance_is_neither_opened_nor_believed() {
     let Some(ground) = ground(Kind::Tmpfs) else { return };
-    let plants: [(&str, &dyn Fn(&Path)); 5] = [
+    let plants: [Plant; 5] = [
         ("fifo", &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap()),
         ("link", &|path| symlink("/dev/zero", path).unwrap()),
         ("directory", &|path| fs::create_dir(path).unwrap()),
