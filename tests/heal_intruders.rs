@@ -134,10 +134,13 @@ fn two_gates_on_one_mount_leave_each_other_alone() {
     assert_eq!((vaults.count(), second.vault().usage().links), (2, 1));
 }
 
+/// What is planted, and how.
+type Plant<'a> = (&'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn a_planted_instance_is_neither_opened_nor_believed() {
     let Some(ground) = ground(Kind::Tmpfs) else { return };
-    let plants: [(&str, &dyn Fn(&Path)); 5] = [
+    let plants: [Plant; 5] = [
         ("fifo", &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap()),
         ("link", &|path| symlink("/dev/zero", path).unwrap()),
         ("directory", &|path| fs::create_dir(path).unwrap()),
@@ -152,4 +155,104 @@ fn a_planted_instance_is_neither_opened_nor_believed() {
         let instance = fs::read_to_string(state.join("instance")).unwrap();
         assert!(instance.len() == 16 && u64::from_str_radix(&instance, 16).is_ok(), "{name}: {instance}");
     }
+}
+
+/// A note like the one of `id`, with other values.
+fn forged(notes: &Path, id: &str, changes: &[(&str, serde_json::Value)]) -> Vec<u8> {
+    let note = fs::read(notes.join(format!("{id}.json"))).unwrap();
+    let mut note: serde_json::Value = serde_json::from_slice(&note).unwrap();
+    for (key, value) in changes {
+        note[key] = value.clone();
+    }
+    serde_json::to_vec(&note).unwrap()
+}
+
+#[test]
+fn planted_notes_are_no_items_and_hold_nobody() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (id, notes) = with_item(&ground);
+    let planted = |n: u64| notes.join(format!("{n:016x}.json"));
+    nix::unistd::mkfifo(&planted(1), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("/dev/zero", planted(2)).unwrap();
+    fs::File::create(planted(3)).unwrap().set_len(3 << 29).unwrap();
+    fs::create_dir(planted(4)).unwrap();
+    // About something that is there, but not a note of ours.
+    for n in 1..10 {
+        fs::write(notes.join(format!("{n:016x}")), "planted").unwrap();
+    }
+    let text = |n: u64, id: &str| forged(&notes, id, &[("id", format!("{n:016x}").into())]);
+    fs::write(planted(5), text(5, &id)).unwrap();
+    std::os::unix::fs::chown(planted(5), Some(1), None).unwrap();
+    fs::write(ground.state.join("elsewhere"), text(6, &id)).unwrap();
+    fs::hard_link(ground.state.join("elsewhere"), planted(6)).unwrap();
+    // Another item's name, none, one that leads out, and nothing that it is about.
+    fs::write(planted(7), text(8, &id)).unwrap();
+    fs::write(planted(8), forged(&notes, &id, &[("id", "../../victim".into())])).unwrap();
+    fs::write(notes.join("x.json"), forged(&notes, &id, &[("id", "x".into())])).unwrap();
+    fs::write(planted(100), text(100, &id)).unwrap();
+    for quarantine in [opened(&ground), Quarantine::existing(&ground.state).unwrap()] {
+        assert_eq!(quarantine.list().map(|item| item.id.as_str()).collect::<Vec<_>>(), [&id]);
+    }
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 20);
+}
+
+#[test]
+fn a_note_removes_nothing_but_its_own_item() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (id, notes) = with_item(&ground);
+    let top = ground.fs.join("prot");
+    let victim = ground.dir.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    let own = notes.join(format!("{:016x}", 7));
+    let forge = |n: u64, kept: &Path| {
+        let id_of = format!("{n:016x}");
+        fs::create_dir_all(kept).unwrap();
+        fs::write(kept.join("f"), "f").unwrap();
+        let kept = serde_json::json!({ "text": kept });
+        let changes = [("id", id_of.clone().into()), ("kept", kept), ("bytes", u64::MAX.into())];
+        fs::write(notes.join(format!("{id_of}.json")), forged(&notes, &id, &changes)).unwrap();
+    };
+    // By another name, by its own name in no store of ours, and in a directory that is only called like one.
+    let called = store_in(&victim, &ground.state, "quarantine");
+    forge(1, &victim.join("tree"));
+    forge(2, &victim.join(format!("{:016x}", 2)));
+    forge(3, &called.join(format!("{:016x}", 3)));
+    std::fs::set_permissions(&called, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    // The thing is in a store, and its note names another.
+    forge(7, &ground.state.join("vault"));
+    fs::write(&own, "own").unwrap();
+    let quarantine = Quarantine::open(&ground.state, Bounds { items: 2, ..Bounds::default() }).unwrap();
+    assert_eq!(quarantine.list().map(|item| item.kept.path()).next(), Some(own.clone()));
+    assert!(quarantine.list().all(|item| item.bytes < 1 << 20));
+    let vault = Vault::open(&ground.state, Limits::default());
+    let mut healer = Healer::new(Inventory::new(false), vault, quarantine, all_below(&top));
+    healer.learn_tree(&top);
+    fs::write(top.join("next"), "next").unwrap();
+    let dropped = heal(&mut healer, &top.join("next"), Change::Unknown).remove(0).dropped;
+    assert_eq!(dropped, ["0000000000000007"]);
+    assert!(!own.exists() && ground.state.join("vault/f").exists());
+    for kept in [victim.join("tree/f"), victim.join("0000000000000002/f"), called.join("0000000000000003/f")]
+    {
+        assert!(kept.exists(), "{}", kept.display());
+    }
+}
+
+#[test]
+fn items_in_the_stores_of_other_mounts_are_found_again() {
+    let Some(ground) = ground(Kind::Tmpfs) else { return };
+    let (id, _) = with_item(&ground);
+    let store = store_in(&ground.fs, &ground.state, "quarantine");
+    let mut quarantine = Quarantine::existing(&ground.state).unwrap();
+    assert_eq!(quarantine.show(&id).unwrap().kept.path(), store.join(&id));
+    // Without its filesystem there is nothing to give back, and with it there is again.
+    let away = ground.fs.join("away");
+    fs::rename(&store, &away).unwrap();
+    quarantine.load().unwrap();
+    assert_eq!(quarantine.list().count(), 0);
+    fs::rename(&away, &store).unwrap();
+    quarantine.load().unwrap();
+    let to = ground.dir.path().join("to");
+    quarantine.release(&id, &to).unwrap();
+    assert_eq!(fs::read(&to).unwrap(), b"evidence");
+    assert_eq!(fs::read_dir(ground.state.join("quarantine")).unwrap().count(), 0);
 }

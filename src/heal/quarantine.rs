@@ -12,16 +12,28 @@ use serde_json::Value;
 
 use super::content;
 use super::failure::Failure;
-use super::object::{Object, c_name, c_string, is};
-use super::sidecar::{Item, hex_of};
-use super::store::{self, Stores, path_in};
+use super::object::{Object, c_string, is};
+use super::sidecar::{Item, JsonPath, hex_of};
+use super::store::{self, Stores};
 use super::tree::{self, Budget};
 use crate::sys::inode::Inode;
-use crate::sys::{clock, names};
+use crate::sys::{clock, file, names};
 
 /// Its directory in the state directory, and the kind of its stores elsewhere.
 const NAME: &str = "quarantine";
 
+/// How the name of a note ends, after the id.
+const NOTE: &str = ".json";
+/// The longest note: a record's text about the subject, 48 KiB, in which JSON may write each byte as six and once more
+/// in hexadecimal, and the paths. A longer one is written without the subject.
+const NOTE_BYTES_MAX: u64 = 512 << 10;
+/// How many notes are read, far more than are kept; whoever plants more has them ignored.
+const NOTES_MAX: usize = 10_000;
+/// How many bytes of notes are held in memory: 64 KiB for each of the items that are kept.
+const NOTES_BYTES_MAX: u64 = 64 << 20;
+/// How many objects are measured when all notes are read, a fraction of a second: of what is beyond them too little is
+/// counted, and so nothing is dropped for it.
+const MEASURED_MAX: u64 = 100_000;
 /// One thing that has to be copied takes this part of all bytes at most, so that it does not drive out the rest.
 const COPY_SHARE: u64 = 4;
 /// What a copy leaves free on the filesystem of the state directory, where that is not more than a tenth of it: the
@@ -59,12 +71,20 @@ pub struct Taken {
 /// The quarantine.
 #[derive(Debug)]
 pub struct Quarantine {
-    stores: Stores,
-    notes: PathBuf,
+    pub(super) stores: Stores,
     bounds: Bounds,
-    pub(super) items: BTreeMap<String, Item>,
+    pub(super) items: BTreeMap<String, Kept>,
     pub(super) bytes: u64,
     last: u64,
+    /// Notes that stand for nothing, when they were read last.
+    strays: usize,
+}
+
+/// An item, and which store it is in under its id. Where its note says that it is, is for people only.
+#[derive(Debug)]
+pub(super) struct Kept {
+    item: Item,
+    pub store: usize,
 }
 
 impl Quarantine {
@@ -73,10 +93,8 @@ impl Quarantine {
     /// # Errors
     /// The directory cannot be made.
     pub fn open(state_dir: &Path, bounds: Bounds) -> Result<Self, Failure> {
-        let mut stores = Stores::new(state_dir, NAME);
-        let index = stores.in_state()?;
-        let notes = stores.get(index).map(|store| store.path.clone()).ok_or(Failure::NoPlace)?;
-        let mut quarantine = Self { stores, notes, bounds, items: BTreeMap::new(), bytes: 0, last: 0 };
+        let mut quarantine = Self::new(state_dir, bounds);
+        quarantine.stores.in_state()?;
         quarantine.load().map_err(Failure::of("read"))?;
         Ok(quarantine)
     }
@@ -86,44 +104,74 @@ impl Quarantine {
     /// # Errors
     /// It cannot be read.
     pub fn existing(state_dir: &Path) -> io::Result<Self> {
-        let stores = Stores::new(state_dir, NAME);
-        let notes = state_dir.join(NAME);
-        let bounds = Bounds::default();
-        let mut quarantine = Self { stores, notes, bounds, items: BTreeMap::new(), bytes: 0, last: 0 };
+        let mut quarantine = Self::new(state_dir, Bounds::default());
         match quarantine.load() {
             Err(error) if !is(&error, libc::ENOENT) => Err(error),
             _ => Ok(quarantine),
         }
     }
 
-    /// Reads the notes again: another process may have released something.
+    fn new(state_dir: &Path, bounds: Bounds) -> Self {
+        let stores = Stores::new(state_dir, NAME);
+        Self { stores, bounds, items: BTreeMap::new(), bytes: 0, last: 0, strays: 0 }
+    }
+
+    /// Reads the notes again: another process may have released something. They may be anybody's, so each is believed
+    /// only as far as the thing that it is about is in one of our stores; nothing is removed because of one.
     ///
     /// # Errors
     /// They cannot be read; what was known stays known.
     pub fn load(&mut self) -> io::Result<()> {
-        let entries = std::fs::read_dir(&self.notes)?;
+        let home = self.stores.found_in_state()?;
+        let notes = self.stores.open(home).map_err(io::Error::other)?;
+        let mut ids: Vec<_> = notes.entries()?.iter().filter_map(|name| id_of_note(name)).collect();
+        ids.sort_unstable();
         self.items.clear();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "json")
-                && let Ok(bytes) = std::fs::read(&path)
-                && let Ok(item) = serde_json::from_slice::<Item>(&bytes)
-            {
-                self.items.insert(item.id.clone(), item);
+        self.bytes = 0;
+        let (mut bytes_left, mut entries_left, mut strays) = (NOTES_BYTES_MAX, MEASURED_MAX, 0);
+        // The newest are what somebody wants to know of first.
+        for (read, id) in ids.into_iter().rev().enumerate() {
+            let note = if read < NOTES_MAX { read_note(&notes, &id) } else { None };
+            let item = note.filter(|(length, _)| *length <= bytes_left).and_then(|(length, mut item)| {
+                let (store, object) = self.locate(&item)?;
+                let measure = tree::measure_up_to(&object, entries_left);
+                entries_left = entries_left.saturating_sub(measure.entries);
+                bytes_left -= length;
+                (item.bytes, item.entries) = (measure.bytes, measure.entries);
+                item.kept = JsonPath::new(&self.stores.get(store)?.path.join(&id));
+                Some(Kept { item, store })
+            });
+            match item {
+                Some(kept) => {
+                    self.bytes = self.bytes.saturating_add(kept.item.bytes);
+                    self.items.insert(id, kept);
+                }
+                None => strays += 1,
             }
         }
-        self.bytes = self.items.values().map(|item| item.bytes).sum();
+        if strays > self.strays {
+            tracing::warn!(strays, "notes in the quarantine that stand for nothing it keeps are left alone");
+        }
+        self.strays = strays;
         Ok(())
+    }
+
+    /// The store that has the thing itself. Where its note says it is only helps to find stores of earlier processes.
+    fn locate(&mut self, item: &Item) -> Option<(usize, Object)> {
+        let hint = item.kept.path().parent().and_then(|path| self.stores.found_at(path));
+        let name = c_string(item.id.as_bytes()).ok()?;
+        let mut places = hint.into_iter().chain(0..self.stores.len());
+        places.find_map(|index| Some((index, self.stores.open(index).ok()?.child(&name).ok()?)))
     }
 
     /// Everything, oldest first.
     pub fn list(&self) -> impl Iterator<Item = &Item> {
-        self.items.values()
+        self.items.values().map(|kept| &kept.item)
     }
 
     /// One item.
     pub fn show(&self, id: &str) -> Option<&Item> {
-        self.items.get(id)
+        self.items.get(id).map(|kept| &kept.item)
     }
 
     /// The directories, which nobody else may write in.
@@ -165,13 +213,12 @@ impl Quarantine {
         let id = self.next_id();
         let kept_name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
         let moved = self.stores.on_mount(mount, original).and_then(|index| {
-            let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
-            let directory = store.open()?;
+            let directory = self.stores.open(index)?;
             let (from, to) = ((parent.as_fd(), name), (directory.as_fd(), kept_name.as_c_str()));
             names::rename(from, to, names::NOREPLACE).map_err(Failure::of("rename"))?;
-            Ok((path_in(store, &kept_name), directory))
+            Ok((index, directory))
         });
-        let (kept, directory) = match moved {
+        let (store, directory) = match moved {
             Ok(moved) => moved,
             Err(failure @ (Failure::Raced | Failure::ReadOnly)) => return Err(failure),
             Err(failure) if failure.is(libc::EPERM) => return Err(failure),
@@ -180,12 +227,13 @@ impl Quarantine {
         // The name may have changed its meaning since it was looked at; what came along counts.
         let object = directory.child(&kept_name).map_err(Failure::of("open"))?;
         let came = object.inode().map_err(Failure::of("statx"))?;
+        let kept = self.path_of(store, &id);
         let mut item = Item::new(id, original, &kept, &came);
         item.flags = inode.flags;
         let measure = tree::measure(&object);
         (item.bytes, item.entries) = (measure.bytes, measure.entries);
         let blake3 = if came.is_file() { self.sum(&object) } else { None };
-        Ok(self.keep(item, blake3, subject))
+        Ok(self.keep(item, store, blake3, subject))
     }
 
     /// Moves by copying to the state directory: where its own mount has no place for it. What is too large for that
@@ -196,10 +244,9 @@ impl Quarantine {
         name: &CStr,
         object: &Object,
         kept_name: &CStr,
-    ) -> Result<(PathBuf, Object), Failure> {
+    ) -> Result<(usize, Object), Failure> {
         let index = self.stores.in_state()?;
-        let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
-        let directory = store.open()?;
+        let directory = self.stores.open(index)?;
         let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
         let room = free.saturating_sub(RESERVE_MAX.min(all / 10));
         let total = (self.bounds.bytes / COPY_SHARE).min(room);
@@ -213,7 +260,7 @@ impl Quarantine {
             });
         }
         tree::remove(parent, name).map_err(Failure::of("unlink"))?;
-        Ok((path_in(store, kept_name), directory))
+        Ok((index, directory))
     }
 
     fn sum(&self, object: &Object) -> Option<[u8; 32]> {
@@ -237,8 +284,7 @@ impl Quarantine {
             Ok(index) => index,
             Err(_) => self.stores.in_state()?,
         };
-        let store = self.stores.get(index).ok_or(Failure::NoPlace)?;
-        let (directory, kept) = (store.open()?, path_in(store, &name));
+        let (directory, kept) = (self.stores.open(index)?, self.path_of(index, &id));
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let copy = names::open_at(directory.as_fd(), &name, flags, 0o600).map_err(Failure::of("open"))?;
         let sum = match content::copy(file, &File::from(copy), self.bounds.file) {
@@ -250,23 +296,27 @@ impl Quarantine {
         };
         let mut item = Item::new(id, original, &kept, inode);
         "content".clone_into(&mut item.kind);
-        Ok(self.keep(item, Some(sum), subject))
+        Ok(self.keep(item, index, Some(sum), subject))
+    }
+
+    fn path_of(&self, store: usize, id: &str) -> PathBuf {
+        self.stores.get(store).map_or_else(PathBuf::new, |store| store.path.join(id))
     }
 
     /// Writes the note and makes room.
-    fn keep(&mut self, mut item: Item, blake3: Option<[u8; 32]>, subject: &Value) -> Taken {
+    fn keep(&mut self, mut item: Item, store: usize, blake3: Option<[u8; 32]>, subject: &Value) -> Taken {
         item.blake3 = blake3.map(|sum| hex_of(&sum));
         item.subject = subject.clone();
         self.write_note(&item);
-        self.bytes += item.bytes;
+        self.bytes = self.bytes.saturating_add(item.bytes);
         let id = item.id.clone();
-        self.items.insert(id.clone(), item);
+        self.items.insert(id.clone(), Kept { item, store });
         let mut dropped = Vec::new();
         while self.items.len() > 1 && (self.items.len() > self.bounds.items || self.bytes > self.bounds.bytes)
         {
-            let Some((oldest, item)) = self.items.pop_first() else { break };
-            self.bytes = self.bytes.saturating_sub(item.bytes);
-            self.destroy(&item);
+            let Some((oldest, kept)) = self.items.pop_first() else { break };
+            self.bytes = self.bytes.saturating_sub(kept.item.bytes);
+            self.destroy(&oldest, kept.store);
             dropped.push(oldest);
         }
         Taken { id, blake3, dropped }
@@ -274,16 +324,19 @@ impl Quarantine {
 
     /// The record that tells of an item has this number in the trail.
     pub fn file(&mut self, id: &str, seq: u64) {
-        let Some(item) = self.items.get_mut(id) else { return };
-        item.seq = seq;
-        let item = item.clone();
+        let Some(kept) = self.items.get_mut(id) else { return };
+        kept.item.seq = seq;
+        let item = kept.item.clone();
         self.write_note(&item);
     }
 
     fn write_note(&mut self, item: &Item) {
         let directory = self.stores.in_state().and_then(|index| self.stores.open(index));
         let written = directory.map_err(io::Error::other).and_then(|directory| {
-            let bytes = serde_json::to_vec_pretty(item)?;
+            let mut bytes = serde_json::to_vec_pretty(item)?;
+            if bytes.len() as u64 > NOTE_BYTES_MAX {
+                bytes = serde_json::to_vec_pretty(&Item { subject: Value::Null, ..item.clone() })?;
+            }
             store::write_file(&directory, &note_name(&item.id)?, &bytes, 0)
         });
         if let Err(error) = written {
@@ -291,24 +344,48 @@ impl Quarantine {
         }
     }
 
-    pub(super) fn note_path(&self, id: &str) -> PathBuf {
-        self.notes.join(format!("{id}.json"))
+    fn destroy(&mut self, id: &str, store: usize) {
+        let removed = self.stores.open(store).map_err(io::Error::other).and_then(|directory| {
+            match tree::remove(&directory, &c_string(id.as_bytes())?) {
+                Err(error) if is(&error, libc::ENOENT) => Ok(()),
+                other => other,
+            }
+        });
+        match removed {
+            Ok(()) => self.forget(id),
+            // Its note stays with it.
+            Err(error) => tracing::warn!(id, %error, "an item of the quarantine could not be removed"),
+        }
     }
 
-    fn destroy(&self, item: &Item) {
-        let kept = item.kept.path();
-        if let (Some(directory), Ok(name)) = (kept.parent(), c_name(&kept))
-            && let Err(error) =
-                Object::directory_following(directory).and_then(|directory| tree::remove(&directory, &name))
-            && !is(&error, libc::ENOENT)
+    /// The item is not in the quarantine any more, so its note goes too.
+    pub(super) fn forget(&mut self, id: &str) {
+        if let Ok(index) = self.stores.found_in_state()
+            && let Ok(directory) = self.stores.open(index)
+            && let Ok(name) = note_name(id)
         {
-            tracing::warn!(id = item.id, %error, "an item of the quarantine could not be removed");
+            let _ = file::unlink_at(directory.as_fd(), &name);
         }
-        let _ = std::fs::remove_file(self.note_path(&item.id));
+        if let Some(kept) = self.items.remove(id) {
+            self.bytes = self.bytes.saturating_sub(kept.item.bytes);
+        }
     }
 }
 
 /// What the note of an item is called.
 fn note_name(id: &str) -> io::Result<CString> {
-    c_string(format!("{id}.json").as_bytes())
+    c_string(format!("{id}{NOTE}").as_bytes())
+}
+
+/// Which item a note is about, by its name.
+fn id_of_note(name: &CStr) -> Option<String> {
+    let id = name.to_str().ok()?.strip_suffix(NOTE)?;
+    store::is_id(id).then(|| id.to_owned())
+}
+
+/// A note and its length, if it is one that we may have written.
+fn read_note(notes: &Object, id: &str) -> Option<(u64, Item)> {
+    let bytes = store::read_file(notes, &note_name(id).ok()?, NOTE_BYTES_MAX, 1).ok()?;
+    let item = serde_json::from_slice::<Item>(&bytes).ok()?;
+    (item.id == id).then_some((bytes.len() as u64, item))
 }

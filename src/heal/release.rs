@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::failure::Failure;
-use super::object::{Object, c_name, is};
+use super::object::{Object, c_name, c_string, is};
 use super::quarantine::Quarantine;
 use super::tree::{self, Budget};
 use crate::sys::names;
@@ -25,11 +25,11 @@ impl Quarantine {
     /// # Errors
     /// There is no such item, or something is at the destination.
     pub fn release(&mut self, id: &str, destination: &Path) -> Result<(), Failure> {
-        let kept = self.items.get(id).ok_or(Failure::NoSuchItem)?.kept.path();
+        let store = self.items.get(id).ok_or(Failure::NoSuchItem)?.store;
         let destination = std::path::absolute(destination).map_err(exactly("path"))?;
-        let from = directory_of(&kept).map_err(exactly("open the quarantine"))?;
+        let from = self.stores.open(store)?;
         let to = directory_of(&destination).map_err(exactly("open the directory to release to"))?;
-        let old = c_name(&kept).map_err(exactly("name"))?;
+        let old = c_string(id.as_bytes()).map_err(exactly("name"))?;
         let new = c_name(&destination).map_err(exactly("name"))?;
         let exactly = exactly("release");
         match names::rename((from.as_fd(), &old), (to.as_fd(), &new), names::NOREPLACE) {
@@ -46,10 +46,7 @@ impl Quarantine {
             }
             other => other.map_err(&exactly)?,
         }
-        let _ = std::fs::remove_file(self.note_path(id));
-        if let Some(item) = self.items.remove(id) {
-            self.bytes = self.bytes.saturating_sub(item.bytes);
-        }
+        self.forget(id);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
-use super::object::{Object, c_string, is, join};
+use super::object::{Object, c_string, is};
 use crate::sys::file::{self, Identity};
 use crate::sys::{names, random};
 
@@ -105,6 +105,52 @@ impl Stores {
         self.add(mount, &top, &path, &name)
     }
 
+    /// The same, for who only looks: makes nothing.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none yet.
+    pub fn found_in_state(&mut self) -> io::Result<usize> {
+        let top = Object::directory_following(&self.state_dir)?;
+        if self.instance.is_none() {
+            self.instance = instance_in(&top).ok();
+        }
+        let inode = top.child(&c_string(self.kind.as_bytes())?)?.inode()?;
+        if !inode.is_dir() || inode.mount != top.inode()?.mount {
+            return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+        }
+        Ok(self.take_up(self.state_dir.join(self.kind), inode.id))
+    }
+
+    /// The store that an earlier process had at `path`, which somebody else may have written down: only what has our
+    /// own name, in the root of a mount, and is for us alone is one.
+    pub fn found_at(&mut self, path: &Path) -> Option<usize> {
+        let known = |store: &Store| store.path == path && store.open().is_ok();
+        if let Some(index) = self.all.iter().position(known) {
+            return Some(index);
+        }
+        let name = self.name_of(self.instance.as_deref()?);
+        if !path.is_absolute() || path.file_name()? != name.as_str() {
+            return None;
+        }
+        let top_path = path.parent()?;
+        let top = Object::at_path(top_path).ok()?;
+        let mount = top.inode().ok()?.mount;
+        let above = top.child(c"..").ok()?.inode().ok()?;
+        let inode = top.child(&c_string(name.as_bytes()).ok()?).ok()?.inode().ok()?;
+        let is_root = above.mount != mount || top_path == Path::new("/");
+        let private = inode.uid == nix::unistd::geteuid().as_raw() && inode.mode & 0o7777 == MODE;
+        (is_root && private && inode.is_dir() && inode.mount == mount)
+            .then(|| self.take_up(path.to_owned(), inode.id))
+    }
+
+    fn take_up(&mut self, path: PathBuf, id: Identity) -> usize {
+        if let Some(index) = self.all.iter().position(|store| store.id == id) {
+            return index;
+        }
+        self.all.push(Store { path, id });
+        self.all.len() - 1
+    }
+
     /// What a store in a mount's root is called.
     fn name_of(&self, instance: &str) -> String {
         format!("{PREFIX}{}-{instance}", self.kind)
@@ -137,13 +183,9 @@ impl Stores {
             directory.set_owner(me, u32::MAX).map_err(Failure::of("chown"))?;
             directory.set_mode(MODE).map_err(Failure::of("chmod"))?;
         }
-        if let Some(index) = self.all.iter().position(|store| store.id == inode.id) {
-            self.by_mount.insert(mount, index);
-            return Ok(index);
-        }
-        self.all.push(Store { path, id: inode.id });
-        self.by_mount.insert(mount, self.all.len() - 1);
-        Ok(self.all.len() - 1)
+        let index = self.take_up(path, inode.id);
+        self.by_mount.insert(mount, index);
+        Ok(index)
     }
 
     /// One of them.
@@ -285,11 +327,6 @@ pub fn write_file(directory: &Object, name: &CStr, bytes: &[u8], flags: u32) -> 
         let _ = file::unlink_at(directory.as_fd(), &half);
     }
     written
-}
-
-/// The path of `name` in a store.
-pub fn path_in(store: &Store, name: &CStr) -> PathBuf {
-    join(&store.path, name)
 }
 
 #[cfg(test)]
