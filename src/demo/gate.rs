@@ -110,6 +110,11 @@ impl Gate {
     /// Ends it, so that all of its trail is written, and gives the trail.
     pub fn stop(mut self) -> Vec<Value> {
         self.end();
+        self.trail()
+    }
+
+    /// The trail as far as it is written.
+    pub fn trail(&self) -> Vec<Value> {
         let trail = fs::read_to_string(self.directory.join("audit.jsonl")).unwrap_or_default();
         trail.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }

@@ -114,6 +114,9 @@ pub fn demo(keep: bool, json: bool) -> Result<Report, Failure> {
         if Instant::now() >= until || stop.load(Ordering::Relaxed) {
             break;
         }
+        if attack.name == WORKER_KILLED {
+            wait_for_records(&gate, &outcomes);
+        }
         if attack.name == WORKER_KILLED && !gate.kill_worker() {
             break;
         }
@@ -148,6 +151,18 @@ pub fn demo(keep: bool, json: bool) -> Result<Report, Failure> {
         Failure::new(Exit::Finding, what, "run it again with --keep and look at the gate's messages there")
     });
     Ok(Report { failure, ..report })
+}
+
+/// What is only recorded is on record before the worker that saw it is killed.
+fn wait_for_records(gate: &Gate, outcomes: &[Outcome]) {
+    let until = Instant::now() + HEALED_WITHIN;
+    let seen = |trail: &[Value]| {
+        let mut detected = outcomes.iter().filter(|one| one.class == Enforcement::Detected && !one.skipped);
+        detected.all(|one| trail.iter().any(|record| is_of(record, one)))
+    };
+    while !seen(&gate.trail()) && Instant::now() < until {
+        std::thread::sleep(POLL_EVERY);
+    }
 }
 
 fn cannot(what: &str, error: &io::Error) -> Failure {
