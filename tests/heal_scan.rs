@@ -236,7 +236,7 @@ fn timed(healer: &mut Healer, path: &Path, change: Change) -> (u64, Vec<Action>)
 #[test]
 fn a_large_directory_is_healed_quickly() {
     for kind in [Kind::Tmpfs, Kind::Ext4] {
-        let Some(ground) = ground_of(kind, "size=256m") else { return };
+        let Some(ground) = ground_of(kind, 256 << 20) else { return };
         let top = ground.fs.join("prot");
         fs::create_dir(&top).unwrap();
         for n in 0..10_000 {
@@ -292,7 +292,7 @@ fn resident() -> u64 {
 #[test]
 #[ignore = "measures the whole process: run alone"]
 fn a_hundred_thousand_files_fit_in_forty_megabytes() {
-    let Some(ground) = ground_of(Kind::Tmpfs, "size=1g,nr_inodes=500000") else { return };
+    let Some(ground) = ground_of(Kind::Tmpfs, 1 << 30) else { return };
     let top = ground.fs.join("usr/lib/x86_64-linux-gnu/some-package");
     for d in 0..1000 {
         let dir = top.join(format!("directory-{d:03}/share/data"));

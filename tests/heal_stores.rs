@@ -150,9 +150,9 @@ fn restarted(ground: &Ground, healer: Healer, top: &Path) -> Healer {
     drop(healer);
     let (inventory, decoded) = Inventory::decode(&journal, true);
     assert_eq!(decoded.torn, 0);
-    let limits = Limits { keep_free_permille: 0, ..Limits::default() };
     let quarantine = Quarantine::open(&ground.state, Bounds::default()).unwrap();
-    let mut healer = Healer::new(inventory, Vault::open(&ground.state, limits), quarantine, all_below(top));
+    let mut healer =
+        Healer::new(inventory, Vault::open(&ground.state, Limits::default()), quarantine, all_below(top));
     healer.rehold();
     healer
 }
@@ -314,7 +314,7 @@ fn copies_are_bounded_and_links_are_not() {
         fs::write(top.join(format!("f{n}")), vec![1u8; 100 << 10]).unwrap();
     }
     fs::write(top.join("large"), vec![1u8; 300 << 10]).unwrap();
-    let limits = Limits { copy_file: 200 << 10, copy_total: 500 << 10, keep_free_permille: 0 };
+    let limits = Limits { copy_file: 200 << 10, copy_total: 500 << 10 };
     let mut healer = healer_with(&ground, all_below(&top), limits);
     healer.learn_tree(&top);
     let usage = healer.vault().usage();
@@ -331,9 +331,24 @@ fn copies_are_bounded_and_links_are_not() {
 }
 
 #[test]
+fn a_large_filesystem_that_is_all_but_full_has_room_for_copies() {
+    let Some(ground) = ground_of(Kind::Ext4, 64 << 30) else { return };
+    let top = ground.fs.join("prot");
+    fs::create_dir(&top).unwrap();
+    fs::write(top.join("a"), "kept").unwrap();
+    let fill = fs::File::create(ground.fs.join("fill")).unwrap();
+    nix::fcntl::fallocate(&fill, nix::fcntl::FallocateFlags::empty(), 0, 57 << 30).unwrap();
+    let space = nix::sys::statvfs::statvfs(&ground.fs).unwrap();
+    assert!(space.blocks_available() * 15 < space.blocks(), "{space:?}");
+    let mut healer = healer(&ground, all_below(&top));
+    healer.learn_tree(&top);
+    assert_eq!((healer.vault().usage().copies, healer.vault().usage().unheld), (1, 0));
+}
+
+#[test]
 fn a_full_filesystem_still_heals_names() {
     for kind in [Kind::Tmpfs, Kind::Ext4] {
-        let Some(ground) = ground_of(kind, "size=2m") else { return };
+        let Some(ground) = ground(kind) else { return };
         let top = ground.fs.join("prot");
         fs::create_dir(&top).unwrap();
         for n in 0..5 {

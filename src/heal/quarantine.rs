@@ -36,9 +36,6 @@ const NOTES_BYTES_MAX: u64 = 64 << 20;
 const MEASURED_MAX: u64 = 100_000;
 /// One thing that has to be copied takes this part of all bytes at most, so that it does not drive out the rest.
 const COPY_SHARE: u64 = 4;
-/// What a copy leaves free on the filesystem of the state directory, where that is not more than a tenth of it: the
-/// audit trail is written there too.
-const RESERVE_MAX: u64 = 1 << 30;
 
 /// Bounds of what is kept.
 #[derive(Debug, Clone, Copy)]
@@ -247,8 +244,7 @@ impl Quarantine {
     ) -> Result<(usize, Object), Failure> {
         let index = self.stores.in_state()?;
         let directory = self.stores.open(index)?;
-        let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
-        let room = free.saturating_sub(RESERVE_MAX.min(all / 10));
+        let room = store::room(&directory)?;
         let total = (self.bounds.bytes / COPY_SHARE).min(room);
         let budget = Budget { file: self.bounds.file, total };
         if let Err(error) = tree::copy(object, &directory, kept_name, budget) {

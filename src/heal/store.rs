@@ -17,6 +17,9 @@ pub const PREFIX: &str = ".writegate-";
 /// The file in the state directory with the id of the instance: two gates that protect the same mount, each with its
 /// own state directory, must not take each other's stores for their own.
 const INSTANCE: &CStr = c"instance";
+/// What copies leave free on their filesystem, where that is not more than a tenth of it: the audit trail and the host
+/// write there too.
+const RESERVE_MAX: u64 = 1 << 30;
 /// How long an id is: 64 bits in hexadecimal.
 pub const ID_DIGITS: usize = 16;
 /// Nobody but root looks in.
@@ -44,6 +47,15 @@ impl Store {
             _ => Err(Failure::StoreLost),
         }
     }
+}
+
+/// Bytes that copies below `directory` may still take.
+///
+/// # Errors
+/// Those of statvfs.
+pub fn room(directory: &Object) -> Result<u64, Failure> {
+    let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
+    Ok(free.saturating_sub(RESERVE_MAX.min(all / 10)))
 }
 
 /// All stores of one kind.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::content::{self, Made};
 use super::failure::Failure;
 use super::object::{Object, c_string, is};
-use super::store::{Store, Stores, Temporary};
+use super::store::{self, Store, Stores, Temporary};
 use crate::sys::file::{self, Identity};
 use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
 use crate::sys::names;
@@ -28,13 +28,13 @@ pub struct Limits {
     pub copy_file: u64,
     /// Bytes of all written copies together.
     pub copy_total: u64,
-    /// Of a filesystem's space, how many thousandths copies leave free.
-    pub keep_free_permille: u64,
 }
 
+/// Copies are what content is restored from; the gate keeps content from changing, so they are for what slips by and
+/// bounded accordingly.
 impl Default for Limits {
     fn default() -> Self {
-        Self { copy_file: 16 << 20, copy_total: 1 << 30, keep_free_permille: 100 }
+        Self { copy_file: 4 << 20, copy_total: 256 << 20 }
     }
 }
 
@@ -282,13 +282,12 @@ impl Vault {
         inode: &Inode,
     ) -> Result<(u64, [u8; 32]), Failure> {
         let budget = self.limits.copy_total.saturating_sub(self.copied);
-        let (free, all) = names::space(directory.as_fd()).map_err(Failure::of("statvfs"))?;
-        let keep = all / 1000 * self.limits.keep_free_permille;
+        let room = store::room(directory)?;
         let limit = if inode.size > self.limits.copy_file {
             Err(Failure::TooLarge)
         } else if inode.allocated > budget {
             Err(Failure::OverBudget)
-        } else if free < keep.saturating_add(inode.allocated) {
+        } else if inode.allocated > room {
             Err(Failure::NoSpace)
         } else {
             Ok(self.limits.copy_file)

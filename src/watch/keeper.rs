@@ -24,11 +24,6 @@ use crate::policy::snapshot::Snapshot;
 use crate::subject::lineage::Notes;
 use crate::sys::proc::Proc;
 
-/// Copies are what content is restored from; the gate keeps content from changing, so they are for what slips by and
-/// bounded accordingly: a file up to here …
-const COPY_FILE_BYTES: u64 = 4 << 20;
-/// … and all of them together.
-const COPY_TOTAL_BYTES: u64 = 256 << 20;
 /// A tree of so many names is known before the gate says that it is ready; the rest of a larger one is learned
 /// behind that, so that start is not slowed down.
 const NAMES_BEFORE_READY: usize = 2000;
@@ -109,9 +104,8 @@ impl Keeper {
         let is_whole = restarted
             && page.learning.load(Relaxed) == 0
             && page.learned_generation.load(Relaxed) == snapshot.generation;
-        let limits = Limits { copy_file: COPY_FILE_BYTES, copy_total: COPY_TOTAL_BYTES, ..Limits::default() };
         let quarantine = Quarantine::open(&state_dir, Bounds::default())?;
-        let vault = Vault::open(&state_dir, limits);
+        let vault = Vault::open(&state_dir, Limits::default());
         let inventory = kept.unwrap_or_else(|| Inventory::new(false));
         let healer = Healer::new(inventory, vault, quarantine, duties(snapshot));
         let mut keeper = Self {

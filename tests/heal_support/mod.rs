@@ -35,10 +35,10 @@ pub const KINDS: [Kind; 3] = [Kind::Tmpfs, Kind::Ext4, Kind::Same];
 
 /// `None` without the rights to mount: the test has nothing to run on.
 pub fn ground(kind: Kind) -> Option<Ground> {
-    ground_of(kind, "size=64m")
+    ground_of(kind, 64 << 20)
 }
 
-pub fn ground_of(kind: Kind, options: &str) -> Option<Ground> {
+pub fn ground_of(kind: Kind, bytes: u64) -> Option<Ground> {
     if !nix::unistd::geteuid().is_root() || unshare(CloneFlags::CLONE_NEWNS).is_err() {
         eprintln!("skipped: needs root");
         return None;
@@ -50,10 +50,17 @@ pub fn ground_of(kind: Kind, options: &str) -> Option<Ground> {
     std::fs::create_dir(&fs).unwrap();
     std::fs::create_dir(&state).unwrap();
     match kind {
-        Kind::Tmpfs => mount(Some("tmpfs"), &fs, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap(),
+        Kind::Tmpfs => mount(
+            Some("tmpfs"),
+            &fs,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(format!("size={bytes},nr_inodes=500000").as_str()),
+        )
+        .unwrap(),
         Kind::Ext4 => {
             let image = dir.path().join("image");
-            std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+            std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
             run(Command::new("mkfs.ext4").args(["-q", "-F", "-N", "32000", "-I", "256"]).arg(&image));
             run(Command::new("mount").args(["-o", "loop"]).args([&image, &fs]));
             std::fs::remove_dir(fs.join("lost+found")).unwrap();
@@ -99,7 +106,7 @@ pub fn all_below(top: &Path) -> Duties {
 }
 
 pub fn healer(ground: &Ground, duties: Duties) -> Healer {
-    healer_with(ground, duties, Limits { keep_free_permille: 0, ..Limits::default() })
+    healer_with(ground, duties, Limits::default())
 }
 
 pub fn healer_with(ground: &Ground, duties: Duties, limits: Limits) -> Healer {
