@@ -202,7 +202,9 @@ fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> 
         _ if said.contains("detected") || said.contains("healed") => Enforcement::Detected,
         _ => Enforcement::None,
     };
-    let why = format!("{result:?}, {said:?}, {}", right.err().unwrap_or_default());
+    let reasons: Vec<_> =
+        records.iter().map(|record| (&record["verdict"], &record["path"], &record["reason"])).collect();
+    let why = format!("{result:?}, {reasons:?}, {}", right.err().unwrap_or_default());
     Tried { class, seen, why }
 }
 
@@ -217,6 +219,7 @@ fn try_out(way: &'static Way, row: &Row, tries: usize) -> (Option<String>, Vec<D
     in_lab(300, |lab| {
         let places = places(lab, way, tries);
         let gate = gate(lab, way, &places);
+        gate.until(|| (gate.status()["healing"]["learning"] == false).then_some(()));
         let started = Instant::now();
         for (number, place) in places.iter().enumerate() {
             if number >= TRIES_ENOUGH && started.elapsed() > BUDGET {

@@ -12,6 +12,7 @@ mod patience;
 mod pending;
 mod responder;
 mod rollback;
+mod starting;
 mod truncation;
 
 pub use creation::Creations;
@@ -20,3 +21,4 @@ pub use look::{Glance, Look, Looker};
 pub use pending::Pending;
 pub use responder::{Responder, Shared};
 pub use rollback::Rollback;
+pub use starting::Starting;

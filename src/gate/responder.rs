@@ -12,6 +12,7 @@ use super::object::{self, Found, Resolver};
 use super::patience::Patience;
 use super::pending::Pending;
 use super::rollback::Rollback;
+use super::starting::Starting;
 use crate::access::{Access, Mutation};
 use crate::audit::queue::AuditQueue;
 use crate::marks::{Groups, MarkTable};
@@ -60,6 +61,8 @@ pub struct Shared {
     pub audit: AuditQueue,
     /// Who has been verified, for the watch: what he does to names is reported when he may be gone.
     pub notes: Arc<Notes>,
+    /// Writers who are still to be verified.
+    pub starting: Starting,
 }
 
 /// The state of one responder thread.
@@ -157,6 +160,7 @@ impl Responder {
                 pending.answer(Answer::Allow);
                 continue;
             };
+            self.watch_start(&pending, &look);
             if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
                 pending.answer(Answer::Allow);
             } else {
@@ -218,12 +222,37 @@ impl Responder {
             }
         };
         match glance {
-            Glance::Seen(look) if look.only_reads() && self.in_force.1.snapshot.everybody_reads => {
-                Standing::Passes
-            }
+            Glance::Seen(look) if self.passes(pending, &look) => Standing::Passes,
             Glance::Seen(look) => Standing::Seen(look),
             Glance::Restless => Standing::Restless,
             Glance::Unclear => Standing::Unclear,
+        }
+    }
+
+    /// A read where everybody reads, of somebody who is not about to be verified.
+    fn passes(&self, pending: &Pending<'_>, look: &Look) -> bool {
+        look.only_reads()
+            && look.access != Access::Exec
+            && self.in_force.1.snapshot.everybody_reads
+            && !self.shared.starting.is(pending.tid())
+    }
+
+    /// Verifies a writer that has started, whatever it opens: see [`Starting`].
+    fn watch_start(&mut self, pending: &Pending<'_>, look: &Look) {
+        let (tid, starting) = (pending.tid(), &self.shared.starting);
+        let InForce { snapshot, writers } = &*self.in_force.1;
+        if look.access == Access::Exec {
+            if file::stat_fd(pending.fd()).is_ok_and(|program| writers.is_program(program.id)) {
+                starting.begins(tid);
+            }
+        } else if starting.is(tid) {
+            let at_ns = clock::monotonic_ns();
+            if let Some(trusted) = self.verifier.verify_started(snapshot, writers, &self.proc, tid) {
+                starting.ends(tid);
+                if trusted != WriterMask::NONE {
+                    self.shared.notes.note(tid, trusted, at_ns);
+                }
+            }
         }
     }
 
@@ -299,9 +328,10 @@ impl Responder {
             Found::Unresolved => (&snapshot.everything, true),
         };
         let matter = writers_that_matter(snapshot, rule, change);
+        let at_ns = clock::monotonic_ns();
         let trusted = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
         if trusted != WriterMask::NONE {
-            self.shared.notes.note(tid, trusted);
+            self.shared.notes.note(tid, trusted, at_ns);
         }
         let mut verdict = decide(snapshot, rule, change, trusted);
         if unresolved && verdict.outcome != Outcome::Allow {

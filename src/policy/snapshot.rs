@@ -19,6 +19,8 @@ pub const POLICIES_MAX: usize = u16::MAX as usize + 1;
 impl WriterMask {
     /// Nobody.
     pub const NONE: Self = Self(0);
+    /// Every one there is.
+    pub const ALL: Self = Self(u64::MAX);
 
     /// Whether the two have a writer in common.
     pub const fn intersects(self, other: Self) -> bool {

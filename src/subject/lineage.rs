@@ -20,9 +20,18 @@ const NOTES_MAX: usize = 4096;
 /// The longest chain that is climbed.
 const CHAIN_MAX: usize = 48;
 
+/// A thread that was verified.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    tid: i32,
+    writers: WriterMask,
+    /// By the monotonic clock, before it was looked at.
+    at_ns: u64,
+}
+
 /// What responders have verified, for the watcher to take. No allocation: the list is made at its full length.
 pub struct Notes {
-    list: Mutex<Vec<(i32, WriterMask)>>,
+    list: Mutex<Vec<Note>>,
 }
 
 impl Default for Notes {
@@ -32,15 +41,18 @@ impl Default for Notes {
 }
 
 impl Notes {
-    /// The process `tgid` has just been verified as these writers.
-    pub fn note(&self, tgid: i32, writers: WriterMask) {
+    /// The thread `tid` has been verified as these writers, by a look that began at `at_ns` of the monotonic clock.
+    pub fn note(&self, tid: i32, writers: WriterMask, at_ns: u64) {
         let mut list = self.list.lock();
-        if list.last() != Some(&(tgid, writers)) && list.len() < NOTES_MAX {
-            list.push((tgid, writers));
+        if list.last().is_some_and(|last| last.tid == tid && last.writers == writers) {
+            list.pop();
+        }
+        if list.len() < NOTES_MAX {
+            list.push(Note { tid, writers, at_ns });
         }
     }
 
-    fn take(&self, into: &mut Vec<(i32, WriterMask)>) {
+    fn take(&self, into: &mut Vec<Note>) {
         into.clear();
         let mut list = self.list.lock();
         into.extend_from_slice(&list);
@@ -52,8 +64,17 @@ impl Notes {
 struct Known {
     parent: i32,
     verified: WriterMask,
+    /// When it was verified last, and when it last began to run another program; by the monotonic clock.
+    verified_ns: u64,
+    executed_ns: u64,
     /// `None` while it lives, or where the kernel sends no process events.
     ended: Option<Instant>,
+}
+
+impl Known {
+    const fn child_of(parent: i32) -> Self {
+        Self { parent, verified: WriterMask::NONE, verified_ns: 0, executed_ns: 0, ended: None }
+    }
 }
 
 /// The watcher's memory of processes.
@@ -62,7 +83,7 @@ pub struct Lineage {
     processes: HashMap<i32, Known>,
     /// Threads that are not their process's first.
     threads: HashMap<i32, i32>,
-    taken: Vec<(i32, WriterMask)>,
+    taken: Vec<Note>,
     last_purge: Instant,
 }
 
@@ -96,7 +117,7 @@ impl Lineage {
                 && let Ok(text) = std::fs::read(entry.path().join("status"))
             {
                 let parent = Status::parse(&text).ppid;
-                self.processes.insert(tgid, Known { parent, verified: WriterMask::NONE, ended: None });
+                self.processes.insert(tgid, Known::child_of(parent));
             }
         }
     }
@@ -105,8 +126,8 @@ impl Lineage {
     pub fn catch_up(&mut self, notes: &Notes) {
         self.take_events();
         notes.take(&mut self.taken);
-        for (tgid, writers) in std::mem::take(&mut self.taken) {
-            self.verified(tgid, writers);
+        for note in std::mem::take(&mut self.taken) {
+            self.verified(note.tid, note.writers, note.at_ns);
         }
         if self.last_purge.elapsed() > REMEMBERED {
             self.last_purge = Instant::now();
@@ -122,16 +143,18 @@ impl Lineage {
             match connector.next() {
                 Ok(Some(ProcessEvent::Fork { parent, tid, tgid })) if tid == tgid => {
                     // A new process under an old number is another one.
-                    let known = Known { parent, verified: WriterMask::NONE, ended: None };
-                    self.processes.insert(tgid, known);
+                    self.processes.insert(tgid, Known::child_of(parent));
                 }
                 Ok(Some(ProcessEvent::Fork { tid, tgid, .. })) => {
                     self.threads.insert(tid, tgid);
                 }
                 // What it was verified as, it ran; what its parents are, it stays below.
-                Ok(Some(ProcessEvent::Exec { tgid })) => {
+                Ok(Some(ProcessEvent::Exec { tgid, at_ns })) => {
                     if let Some(known) = self.processes.get_mut(&tgid) {
-                        known.verified = WriterMask::NONE;
+                        known.executed_ns = at_ns;
+                        if known.verified_ns < at_ns {
+                            known.verified = WriterMask::NONE;
+                        }
                     }
                 }
                 Ok(Some(ProcessEvent::Exit { tid, tgid })) if tid == tgid => {
@@ -140,8 +163,10 @@ impl Lineage {
                     }
                 }
                 Ok(_) => {}
-                // ENOBUFS: forks were lost; who they made is unknown, which is the safe side.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                // Events were lost: who was forked, and who runs another program now, is unknown.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.processes.values_mut().for_each(|known| known.verified = WriterMask::NONE);
+                }
                 Err(_) => return,
             }
         }
@@ -149,18 +174,20 @@ impl Lineage {
 
     /// The process is seen to have ended.
     pub fn ended(&mut self, tgid: i32) {
-        let unknown = Known { parent: 0, verified: WriterMask::NONE, ended: None };
+        let unknown = Known::child_of(0);
         self.processes.entry(tgid).or_insert(unknown).ended.get_or_insert_with(Instant::now);
     }
 
-    /// The process has been verified while it lived.
-    pub fn verified(&mut self, tgid: i32, writers: WriterMask) {
-        let known = self.processes.entry(tgid).or_insert(Known {
-            parent: 0,
-            verified: WriterMask::NONE,
-            ended: self.connector.is_none().then(Instant::now),
-        });
-        known.verified.0 |= writers.0;
+    /// The process of the thread `tid` has been verified while it lived, by a look that began at `at_ns`.
+    pub fn verified(&mut self, tid: i32, writers: WriterMask, at_ns: u64) {
+        let tgid = self.threads.get(&tid).copied().unwrap_or(tid);
+        let ended = self.connector.is_none().then(Instant::now);
+        let known = self.processes.entry(tgid).or_insert(Known { ended, ..Known::child_of(0) });
+        // Of a program that it no longer runs this says nothing.
+        if at_ns >= known.executed_ns {
+            known.verified.0 |= writers.0;
+            known.verified_ns = at_ns;
+        }
     }
 
     /// The process of the dead thread `tid`, its parent, and so on up to the first that lives, as far as is known.
@@ -211,9 +238,8 @@ mod tests {
     fn descendants_inherit_only_where_the_writer_lets_them() {
         let mut lineage = without_events();
         let (packages, accounts) = (WriterMask(1), WriterMask(2));
-        lineage.verified(100, WriterMask(3));
-        let ended = Some(Instant::now());
-        let child = Known { parent: 100, verified: WriterMask::NONE, ended };
+        lineage.verified(100, WriterMask(3), 1);
+        let child = Known { ended: Some(Instant::now()), ..Known::child_of(100) };
         lineage.processes.insert(101, child);
         lineage.processes.insert(102, Known { parent: 101, ..child });
         lineage.threads.insert(1020, 102);

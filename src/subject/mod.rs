@@ -6,6 +6,7 @@ mod departed;
 mod fdinfo;
 mod libraries;
 pub mod lineage;
+mod loader;
 mod maps;
 mod status;
 mod succession;

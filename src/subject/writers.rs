@@ -17,13 +17,12 @@ use super::departed::DepartedCode;
 use super::maps::{self, Mapping};
 use super::status::Status;
 use super::succession::{self, Successors};
+use super::{libraries, loader};
 use crate::policy::model::{Action, Modification};
 use crate::policy::snapshot::{Snapshot, WriterMask};
 use crate::sys::file::{self, Identity, Stat};
 use crate::sys::path::FixedPath;
-use crate::sys::proc::{self, Proc, Task};
-
-use super::libraries;
+use crate::sys::proc::{Proc, Task};
 
 /// How far up the parent chain a writer is looked for. Maintainer scripts of real packages stay below twelve.
 const CHAIN_MAX: usize = 48;
@@ -234,6 +233,22 @@ impl Verifier {
         found
     }
 
+    /// Which writers the blocked opener `tid` is, once its own code runs; `None` as long as its dynamic loader does,
+    /// or where that cannot be told.
+    pub fn verify_started(
+        &mut self,
+        snapshot: &Snapshot,
+        writers: &TrustedWriters,
+        proc: &Proc,
+        tid: i32,
+    ) -> Option<WriterMask> {
+        let task = proc.task(tid).ok()?;
+        if loader::is_loading(&task, &mut self.code.buffer)? {
+            return None;
+        }
+        Some(self.verify(snapshot, writers, proc, tid, WriterMask::ALL))
+    }
+
     /// Up the parent chain to the nearest writer; `None` where it broke or could not be read.
     fn climb(&mut self, with: Trusted<'_>, proc: &Proc, tid: i32, found: &mut WriterMask) -> Option<()> {
         let mut task = proc.task(tid).ok()?;
@@ -363,28 +378,10 @@ impl CodeCheck {
     /// Whether all code that the process can run comes from where only writers can put it.
     fn is_clean(&mut self, with: Trusted<'_>, program: Program<'_>, task: &Task) -> bool {
         let Ok(maps) = task.open(c"maps") else { return false };
-        let mut filled = 0;
-        loop {
-            let Ok(n) = proc::read_next(maps.as_fd(), &mut self.buffer[filled..]) else { return false };
-            filled += n;
-            let mut start = 0;
-            while let Some(end) = self.buffer[start..filled].iter().position(|&byte| byte == b'\n') {
-                let Some(mapping) = maps::parse(&self.buffer[start..start + end]) else { return false };
-                let Self { path, link, .. } = self;
-                if mapping.executable && !is_trusted_mapping(with, program, task, &mapping, path, link) {
-                    return false;
-                }
-                start += end + 1;
-            }
-            if n == 0 {
-                return start == filled;
-            }
-            self.buffer.copy_within(start..filled, 0);
-            filled -= start;
-            if filled == self.buffer.len() {
-                return false;
-            }
-        }
+        let Self { buffer, path, link } = self;
+        maps::all(maps.as_fd(), buffer, |mapping| {
+            !mapping.executable || is_trusted_mapping(with, program, task, mapping, path, link)
+        })
     }
 }
 

@@ -13,6 +13,8 @@ const NETLINK_HEADER_BYTES: usize = 16;
 const CONNECTOR_HEADER_BYTES: usize = 20;
 /// `what`, `cpu`, `timestamp_ns`.
 const EVENT_HEADER_BYTES: usize = 16;
+/// Where the last of these is; `ktime_get_ns()`, the monotonic clock.
+const TIMESTAMP_AT: usize = 8;
 const WHAT_FORK: u32 = 1;
 const WHAT_EXEC: u32 = 2;
 const WHAT_EXIT: u32 = 0x8000_0000;
@@ -35,6 +37,8 @@ pub enum ProcessEvent {
     Exec {
         /// Which.
         tgid: i32,
+        /// When, by the monotonic clock.
+        at_ns: u64,
     },
     /// A thread ended.
     Exit {
@@ -132,7 +136,10 @@ pub fn parse(message: &[u8]) -> Option<ProcessEvent> {
     let body = |index: usize| number(EVENT_HEADER_BYTES + 4 * index);
     match number(0)? as u32 {
         WHAT_FORK => Some(ProcessEvent::Fork { parent: body(1)?, tid: body(2)?, tgid: body(3)? }),
-        WHAT_EXEC => Some(ProcessEvent::Exec { tgid: body(1)? }),
+        WHAT_EXEC => {
+            let at_ns = u64::from_ne_bytes(event.get(TIMESTAMP_AT..TIMESTAMP_AT + 8)?.try_into().ok()?);
+            Some(ProcessEvent::Exec { tgid: body(1)?, at_ns })
+        }
         WHAT_EXIT => Some(ProcessEvent::Exit { tid: body(0)?, tgid: body(1)? }),
         _ => None,
     }
@@ -145,7 +152,8 @@ mod tests {
     fn message(what: u32, body: &[i32]) -> Vec<u8> {
         let mut bytes = vec![0; NETLINK_HEADER_BYTES + CONNECTOR_HEADER_BYTES];
         bytes.extend(what.to_ne_bytes());
-        bytes.extend([0; 12]);
+        bytes.extend([0; 4]);
+        bytes.extend(77u64.to_ne_bytes());
         bytes.extend(body.iter().flat_map(|number| number.to_ne_bytes()));
         bytes
     }
@@ -156,7 +164,7 @@ mod tests {
         assert_eq!(fork, Some(ProcessEvent::Fork { parent: 10, tid: 11, tgid: 11 }));
         let exit = parse(&message(WHAT_EXIT, &[12, 11, 0, 17]));
         assert_eq!(exit, Some(ProcessEvent::Exit { tid: 12, tgid: 11 }));
-        assert_eq!(parse(&message(2, &[13, 13])), Some(ProcessEvent::Exec { tgid: 13 }));
+        assert_eq!(parse(&message(2, &[13, 13])), Some(ProcessEvent::Exec { tgid: 13, at_ns: 77 }));
         assert_eq!(parse(&message(4, &[1, 1])), None);
         assert_eq!(parse(&message(WHAT_FORK, &[10])), None);
         assert_eq!(parse(b""), None);

@@ -4,8 +4,8 @@ use crate::gate::InForce;
 use crate::policy::snapshot::{Snapshot, WriterMask};
 use crate::subject::Verifier;
 use crate::subject::lineage::{Lineage, Notes};
-use crate::sys::file;
 use crate::sys::proc::Proc;
+use crate::sys::{clock, file};
 
 /// The watcher's judgement of subjects.
 pub struct Trust {
@@ -55,9 +55,10 @@ impl Trust {
 
     fn verify(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
         let InForce { snapshot, writers } = in_force;
+        let at_ns = clock::monotonic_ns();
         let found = self.verifier.verify(snapshot, writers, proc, tid, wanted);
         if found != WriterMask::NONE {
-            self.lineage.verified(tid, found);
+            self.lineage.verified(tid, found, at_ns);
         }
         found
     }

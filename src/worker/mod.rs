@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::audit::context::Context;
 use crate::audit::logger::{Logger, LoggerConfig, LoggerError, LoggerHandle};
 use crate::audit::queue::audit_queue;
-use crate::gate::{Creations, InForceCell, Shared};
+use crate::gate::{Creations, InForceCell, Shared, Starting};
 use crate::marks::{MarkTable, Marker, Report};
 use crate::options::{Mode, RunOptions};
 use crate::supervisor::Inheritance;
@@ -151,6 +151,7 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         creations: Creations::new(page),
         audit,
         notes: Arc::default(),
+        starting: Starting::default(),
     });
     let worker = Arc::new(Worker {
         options,

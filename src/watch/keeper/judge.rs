@@ -160,8 +160,7 @@ impl Keeper {
             }
             return;
         }
-        // It was learned with its directory while its own notification was still under way.
-        if incident.appeared() && self.fresh.contains(path) {
+        if self.has_learned_what_appeared(incident) {
             self.healer.forget(path);
         }
         let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
@@ -172,6 +171,13 @@ impl Keeper {
             None => self.healer.reconcile(path, &hint),
         };
         self.conclude(actions, record, Some(about));
+    }
+
+    /// Whether the object that appeared was learned with its directory while its own notification was still under way.
+    fn has_learned_what_appeared(&self, incident: &Incident) -> bool {
+        let path = &incident.path;
+        let learned = self.healer.inventory().get(path).map(|expected| expected.id);
+        incident.appeared() && self.fresh.contains(path) && learned.is_some() && learned == incident.target
     }
 
     /// The other name of a protected file goes, unless somebody may have names there.
