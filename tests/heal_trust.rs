@@ -82,6 +82,53 @@ fn what_a_writers_children_do_stays() {
     });
 }
 
+/// Deletes files of the tree, each by a process of its own that reads another first, and ends at once.
+fn delete_quickly(writer: &Path, lab: &Lab, names: &[String], preload: Option<&Path>) {
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut command = std::process::Command::new(writer);
+            command.args(["read".as_ref(), lab.path("tree/kept").as_os_str(), "then".as_ref()]);
+            command.args(["unlink".as_ref(), lab.path(&format!("tree/{name}")).as_os_str()]);
+            if let Some(library) = preload {
+                command.env("LD_PRELOAD", library);
+            }
+            command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        assert_eq!(child.wait_with_output().unwrap().stdout, b"0\n");
+    }
+}
+
+/// It has asked for nothing that only a writer may do, and is gone when its deletion is read.
+#[test]
+fn a_writer_that_only_deletes_is_known_when_it_is_gone() {
+    const AT_ONCE: usize = 16;
+    const ROUNDS: usize = 10;
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        actor::build(&scene.writer, &["-pie"]);
+        let names: Vec<_> = (0..AT_ONCE * ROUNDS).map(|number| format!("n{number}")).collect();
+        for name in &names {
+            lab.file(&format!("tree/{name}"), name);
+        }
+        let source = lab.file("free/empty.c", "static int nothing;\n");
+        let library = lab.path("free/empty.so");
+        actor::compile(&source, &library, &["-shared", "-fPIC"]);
+        let gate = lab.gate(POLICY);
+        for names in names.chunks(AT_ONCE) {
+            delete_quickly(&scene.writer, lab, names, None);
+        }
+        std::thread::sleep(PATROLLED);
+        assert_eq!(healed(&gate.records()), Vec::<String>::new());
+        assert!(names.iter().all(|name| !lab.path(&format!("tree/{name}")).exists()));
+        // With code that nobody vouches for it is no writer.
+        delete_quickly(&scene.writer, lab, &["old".to_owned()], Some(&library));
+        gate.until(|| lab.path("tree/old").exists().then_some(()));
+    });
+}
+
 /// Changes of a writer and of an intruder, one behind the other: each gets what it should.
 #[test]
 fn a_writer_and_an_intruder_take_turns() {

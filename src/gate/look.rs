@@ -31,6 +31,8 @@ pub struct Look {
     pub flags: Option<u64>,
     /// The system call's number; -1 not known.
     pub syscall: i32,
+    /// Where the opener goes on in user space; 0: not known.
+    pub pc: u64,
     /// Not an open: a descriptor is used that an open was judged for.
     pub is_descriptor: bool,
 }
@@ -48,20 +50,29 @@ impl Look {
 
     /// Registers do not tell.
     const fn untold(access: Access, syscall: i32) -> Self {
-        Self { access, may_create: true, must_create: false, flags: None, syscall, is_descriptor: false }
+        Self {
+            access,
+            may_create: true,
+            must_create: false,
+            flags: None,
+            syscall,
+            pc: 0,
+            is_descriptor: false,
+        }
     }
 
-    const fn of_exec(syscall: i32) -> Self {
-        Self { access: Access::Exec, may_create: false, ..Self::untold(Access::Exec, syscall) }
+    const fn of_exec(call: &Call) -> Self {
+        Self { access: Access::Exec, may_create: false, ..Self::untold(Access::Exec, call.number) }
     }
 
-    fn of_flags(flags: u64, syscall: i32) -> Self {
+    fn of_flags(flags: u64, call: &Call) -> Self {
         Self {
             access: classify::access_of_flags(flags),
             may_create: classify::may_create(flags) || classify::is_temporary(flags),
             must_create: classify::must_create(flags),
             flags: Some(flags),
-            ..Self::untold(Access::Unknown, syscall)
+            pc: call.pc,
+            ..Self::untold(Access::Unknown, call.number)
         }
     }
 }
@@ -99,8 +110,8 @@ impl Looker {
     pub fn glance(&mut self, proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> Glance {
         let told = match self.sight_of(proc, tid) {
             Sight::Call(call) => match classify::asked(&call) {
-                Asked::Flags(flags) => Look::of_flags(flags, call.number),
-                Asked::Exec => Look::of_exec(call.number),
+                Asked::Flags(flags) => Look::of_flags(flags, &call),
+                Asked::Exec => Look::of_exec(&call),
                 Asked::Indirect(_) | Asked::Untold => return Glance::Unclear,
             },
             Sight::Restless => return Glance::Restless,
@@ -140,11 +151,11 @@ impl Looker {
             Sight::Hidden => return by_lease(fd, -1),
         };
         let told = match classify::asked(&call) {
-            Asked::Flags(flags) => Look::of_flags(flags, call.number),
-            Asked::Exec => Look::of_exec(call.number),
+            Asked::Flags(flags) => Look::of_flags(flags, &call),
+            Asked::Exec => Look::of_exec(&call),
             Asked::Indirect(address) => {
                 return match read_flags(address) {
-                    Some(flags) => by_memory(flags, fd, call.number),
+                    Some(flags) => by_memory(flags, fd, &call),
                     None => unseen(proc, tid, fd, call.number),
                 };
             }
@@ -157,8 +168,8 @@ impl Looker {
     pub fn look_at_registers(&mut self, proc: &Proc, tid: i32) -> Option<Look> {
         let Sight::Call(call) = self.call_of(proc, tid, Patience::usual()) else { return None };
         let told = match classify::asked(&call) {
-            Asked::Flags(flags) => Look::of_flags(flags, call.number),
-            Asked::Exec => Look::of_exec(call.number),
+            Asked::Flags(flags) => Look::of_flags(flags, &call),
+            Asked::Exec => Look::of_exec(&call),
             Asked::Indirect(_) | Asked::Untold => return None,
         };
         is_within_its_call(proc, tid).then_some(told)
@@ -205,10 +216,11 @@ fn by_lease(fd: BorrowedFd<'_>, syscall: i32) -> Look {
 
 /// openat2: the flags as they stand in the opener's memory now. Another thread may have changed them since, so they
 /// are believed only where the lease agrees, and of two answers the stricter counts.
-fn by_memory(flags: u64, fd: BorrowedFd<'_>, syscall: i32) -> Look {
-    let told = Look::of_flags(flags, syscall);
-    let mut look = by_lease(fd, syscall);
+fn by_memory(flags: u64, fd: BorrowedFd<'_>, call: &Call) -> Look {
+    let told = Look::of_flags(flags, call);
+    let mut look = by_lease(fd, call.number);
     look.flags = told.flags;
+    look.pc = told.pc;
     if told.access != Access::Read {
         look.access = told.access;
     }

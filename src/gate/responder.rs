@@ -247,7 +247,7 @@ impl Responder {
             }
         } else if starting.is(tid) {
             let at_ns = clock::monotonic_ns();
-            if let Some(trusted) = self.verifier.verify_started(snapshot, writers, &self.proc, tid) {
+            if let Some(trusted) = self.verifier.verify_started(snapshot, writers, &self.proc, tid, look.pc) {
                 starting.ends(tid);
                 if trusted != WriterMask::NONE {
                     self.shared.notes.note(tid, trusted, at_ns);

@@ -20,6 +20,7 @@ const UNTOLD: Look = Look {
     must_create: false,
     flags: None,
     syscall: -1,
+    pc: 0,
     is_descriptor: false,
 };
 

@@ -3,23 +3,19 @@
 use std::os::fd::AsFd;
 
 use super::maps;
-use crate::classify::{self, Line};
-use crate::sys::proc::{SYSCALL_LINE_BYTES, Task};
+use crate::sys::proc::Task;
 
 /// The auxiliary vector's entry with the loader's address (`linux/auxvec.h`); 0 without a loader.
 const AT_BASE: u64 = 7;
 /// `/proc/<pid>/auxv` has some twenty entries of 16 bytes.
 const AUXV_BYTES: usize = 1024;
 
-/// Whether the blocked thread called the kernel from the loader's code. `None`: cannot be told, of 32-bit processes for
-/// one.
+/// Whether the process calls the kernel from its loader's code, to which `pc` leads back. `None`: cannot be told, of
+/// 32-bit processes for one.
 ///
 /// Once another file's code runs, everything that the program was linked with or `LD_PRELOAD` asked for is mapped. Where
 /// loader and C library are one file (musl) it is always loading.
-pub fn is_loading(task: &Task, buffer: &mut [u8]) -> Option<bool> {
-    let mut line = [0; SYSCALL_LINE_BYTES];
-    let n = task.read_small(c"syscall", &mut line).ok()?;
-    let Line::In(call) = classify::parse_line(&line[..n]) else { return None };
+pub fn is_loading(task: &Task, pc: u64, buffer: &mut [u8]) -> Option<bool> {
     let mut vector = [0; AUXV_BYTES];
     let n = task.read_small(c"auxv", &mut vector).ok()?;
     let base = loader_of(&vector[..n])?;
@@ -33,7 +29,7 @@ pub fn is_loading(task: &Task, buffer: &mut [u8]) -> Option<bool> {
         if mapping.contains(base) {
             loader = Some(file);
         }
-        if mapping.contains(call.pc) {
+        if mapping.contains(pc) {
             caller = Some(file);
         }
         true
@@ -51,7 +47,8 @@ fn loader_of(vector: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::proc::Proc;
+    use crate::classify::{self, Line};
+    use crate::sys::proc::{Proc, SYSCALL_LINE_BYTES};
 
     #[test]
     fn the_address_is_found() {
@@ -68,7 +65,13 @@ mod tests {
         let task = Proc::open().unwrap().task(child.id() as i32).unwrap();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
         let mut buffer = vec![0; 64 * 1024];
-        while is_loading(&task, &mut buffer) != Some(false) {
+        let mut seen = || {
+            let mut line = [0; SYSCALL_LINE_BYTES];
+            let n = task.read_small(c"syscall", &mut line).ok()?;
+            let Line::In(call) = classify::parse_line(&line[..n]) else { return None };
+            is_loading(&task, call.pc, &mut buffer)
+        };
+        while seen() != Some(false) {
             assert!(std::time::Instant::now() < until);
         }
         child.kill().unwrap();

@@ -234,16 +234,17 @@ impl Verifier {
     }
 
     /// Which writers the blocked opener `tid` is, once its own code runs; `None` as long as its dynamic loader does,
-    /// or where that cannot be told.
+    /// or where that cannot be told. `pc` is where it goes on in user space.
     pub fn verify_started(
         &mut self,
         snapshot: &Snapshot,
         writers: &TrustedWriters,
         proc: &Proc,
         tid: i32,
+        pc: u64,
     ) -> Option<WriterMask> {
         let task = proc.task(tid).ok()?;
-        if loader::is_loading(&task, &mut self.code.buffer)? {
+        if loader::is_loading(&task, pc, &mut self.code.buffer)? {
             return None;
         }
         Some(self.verify(snapshot, writers, proc, tid, WriterMask::ALL))
