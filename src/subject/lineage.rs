@@ -13,7 +13,8 @@ use super::status::Status;
 use crate::policy::snapshot::WriterMask;
 use crate::sys::connector::{Connector, ProcessEvent};
 
-/// How long after its end a process is remembered: its notifications are read within milliseconds.
+/// How long after its end a process is remembered, at least; longer as long as notifications wait to be read. What it
+/// made may be judged a little later than that (a file that is still being opened).
 const REMEMBERED: Duration = Duration::from_secs(3);
 /// Verifications that responders may note between two looks of the watcher; more than that are not remembered.
 const NOTES_MAX: usize = 4096;
@@ -124,11 +125,16 @@ impl Lineage {
 
     /// Takes in what has happened; before every batch of notifications.
     pub fn catch_up(&mut self, notes: &Notes) {
-        self.take_events();
+        // The fork and the exec of whoever is noted were told of before he was verified, so they are read after that.
         notes.take(&mut self.taken);
+        self.take_events();
         for note in std::mem::take(&mut self.taken) {
             self.verified(note.tid, note.writers, note.at_ns);
         }
+    }
+
+    /// Forgets who ended long ago. Only for when no notification waits: it may be of one of them.
+    pub fn forget_the_dead(&mut self) {
         if self.last_purge.elapsed() > REMEMBERED {
             self.last_purge = Instant::now();
             self.processes.retain(|_, known| known.ended.is_none_or(|at| at.elapsed() < REMEMBERED));

@@ -109,6 +109,11 @@ impl Successors {
         place.set(found.place()).then_some(found.arrived)
     }
 
+    /// Whether it was made for a place.
+    pub fn knows(&self, id: Identity) -> bool {
+        self.table.lock().entries.iter().any(|entry| entry.id == id)
+    }
+
     /// It stands in its place.
     pub fn arrived(&self, id: Identity) {
         if let Some(found) = self.table.lock().entries.iter_mut().find(|entry| entry.id == id) {

@@ -133,6 +133,7 @@ impl TrustedWriters {
     /// Whether a process that runs `exe` may be one of them.
     pub fn is_program(&self, exe: Identity) -> bool {
         self.executables.iter().any(|executable| executable.found.id == exe)
+            || self.remembered.successors.knows(exe)
     }
 
     /// The executable whose place a new file called `path` may take.

@@ -183,6 +183,7 @@ impl Keeper {
     pub fn idle(&mut self) -> Duration {
         self.fresh.clear();
         self.catch_up();
+        self.trust.forget_the_dead();
         self.settle_opened();
         let due = self.healer.due();
         self.conclude(due, None, None);

@@ -29,6 +29,11 @@ impl Trust {
         self.lineage.catch_up(notes);
     }
 
+    /// For when no notification waits: forgets who ended long ago.
+    pub fn forget_the_dead(&mut self) {
+        self.lineage.forget_the_dead();
+    }
+
     /// Which of the `wanted` writers the thread `tid` is or was.
     pub fn of(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
         if wanted == WriterMask::NONE {
