@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 use lab::clock;
 use lab::gate::Gate;
-use lab::opener::{self, Deed, Expect, Opener};
+use lab::opener::{Deed, Expect, Opener};
 use lab::options::{Options, Peer};
 use lab::report::{self, Criterion};
-use lab::responder::{self, Floor, Work};
+use lab::responder::{Floor, Work};
 use lab::stats::{Buckets, Metric, Series, ratio, spread};
 use lab::{svg, tree};
 use serde_json::json;
@@ -300,17 +300,7 @@ fn judge(scenarios: &[Scenario], peers: &[Peer]) -> Vec<Criterion> {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("--floor") => responder::main(&arguments[1..]),
-        Some("--opener") => opener::main(&arguments[1..]),
-        _ => {}
-    }
-    // SAFETY: takes nothing.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("open_latency: skipped, fanotify permission events need root");
-        return;
-    }
+    let Some(arguments) = lab::begin("open_latency") else { return };
     let options = Options::parse(&arguments);
     let scenarios = run(&options);
     let mut criteria = judge(&scenarios, &options.peers);

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use lab::clock;
 use lab::gate::Gate;
-use lab::opener::{self, Deed, Expect, Opener};
+use lab::opener::{Deed, Expect, Opener};
 use lab::report::{self, Criterion};
 use lab::stats::{finite, median, quartiles};
-use lab::{responder, tree};
+use lab::tree;
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 7;
@@ -236,17 +236,7 @@ impl Bench<'_> {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("--floor") => responder::main(&arguments[1..]),
-        Some("--opener") => opener::main(&arguments[1..]),
-        _ => {}
-    }
-    // SAFETY: takes nothing.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("scale: skipped, fanotify permission events need root");
-        return;
-    }
+    let Some(arguments) = lab::begin("scale") else { return };
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
