@@ -212,6 +212,9 @@ impl Healer {
     /// What now stands at the place is made right in all else. What cannot be is noted in the action: the name
     /// itself is put right already.
     fn dress(&mut self, place: &Place<'_>, task: Task<'_>, action: &mut Action) {
+        if task.expected.is_dir() && action.did == Did::MovedBack {
+            self.look_again_below(place.path);
+        }
         match self.try_dress(place, task, action) {
             Ok(None) => {}
             Ok(Some(more)) => {

@@ -32,6 +32,8 @@ pub struct Healer {
     pub(super) queue: VecDeque<(PathBuf, Change)>,
     /// Directories that this round changed, and the flags that it took off them.
     pub(super) touched: BTreeMap<PathBuf, u32>,
+    /// Directories whose times were set back: what else came into them at the same time no longer shows by these.
+    pub(super) mended: BTreeSet<PathBuf>,
     /// Directories whose entries are not learned yet: what is in them is not foreign for being unknown.
     unlearned: BTreeSet<PathBuf>,
     /// Empty files that were made since then are not learned with their directory: whoever makes one is reported, and
@@ -89,6 +91,7 @@ impl Healer {
             temporary: Temporary::default(),
             queue: VecDeque::new(),
             touched: BTreeMap::new(),
+            mended: BTreeSet::new(),
             unlearned: BTreeSet::new(),
             since: Time::now(),
         }

@@ -277,6 +277,7 @@ impl Healer {
             if inode.flags != wanted {
                 let _ = object.set_flags(wanted);
             }
+            self.mended.insert(directory.clone());
             if let Ok(inode) = object.inode() {
                 // What else was changed is not put right here, and must not look untouched.
                 if !duty.metadata || has_metadata(&object, &inode, &expected) {

@@ -45,6 +45,19 @@ impl Healer {
         round.actions
     }
 
+    /// Up to `count` directories that were put right: a look at their entries is due.
+    pub fn take_mended(&mut self, count: usize) -> impl Iterator<Item = PathBuf> {
+        std::iter::from_fn(|| self.mended.pop_first()).take(count)
+    }
+
+    /// The tree at `path` was elsewhere for a while: what came into it there was nobody's business.
+    pub(super) fn look_again_below(&mut self, path: &Path) {
+        let below = self.inventory.after(&path.join("")).take_while(|(below, _)| below.starts_with(path));
+        let directories = below.filter(|(_, expected)| expected.is_dir()).map(|(below, _)| below.to_owned());
+        self.mended.extend(directories);
+        self.mended.insert(path.to_owned());
+    }
+
     /// Looks at the `count` names behind `after`, one statx(2) each: those that were touched and not reported, and
     /// the last that was looked at; `None` at the end.
     pub fn patrol(&self, after: &Path, count: usize) -> (Vec<PathBuf>, Option<PathBuf>) {

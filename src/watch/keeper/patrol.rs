@@ -44,6 +44,7 @@ impl Keeper {
         let (touched, last) = self.healer.patrol(&self.patrolled, PATROL_NAMES);
         self.patrolled = last.unwrap_or_default();
         self.suspects = touched;
+        self.suspects.extend(self.healer.take_mended(PATROL_NAMES));
     }
 
     /// Whether a program that may change things runs: what it has done is not all reported yet.
