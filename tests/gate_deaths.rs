@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use support::{Gate, Lab, in_lab, raw, refused};
 use writegate::sys::features;
 
@@ -235,6 +237,63 @@ fn a_stopped_worker_is_replaced() {
         });
         seen.is_sound();
         is_as_it_was(lab, &gate, &before);
+    });
+}
+
+/// How long a worker gets next to no CPU: three times as long as one may hang.
+const STARVED_FOR: Duration = Duration::from_secs(3);
+/// Threads that want the same CPU all the time.
+const HOGS: usize = 6;
+
+fn threads_of(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it is alive").flatten();
+    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Leaves the CPU to whoever else wants it, while `work` runs.
+fn starved(worker: i32, work: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    let cpus = sched_getaffinity(Pid::from_raw(0)).expect("our CPUs");
+    let first = (0..CpuSet::count()).find(|&cpu| cpus.is_set(cpu) == Ok(true)).expect("a CPU");
+    let mut one = CpuSet::new();
+    one.set(first).expect("it is one of ours");
+    for tid in threads_of(worker) {
+        raw::run_when_idle(tid).expect("a thread of ours");
+        sched_setaffinity(Pid::from_raw(tid), &one).expect("a thread of ours");
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..HOGS {
+            scope.spawn(|| {
+                sched_setaffinity(Pid::from_raw(0), &one).expect("ourselves");
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        // Also when it panics.
+        let _end = support::Finally(&over);
+        work();
+    });
+}
+
+/// Another would get no CPU either, and who waits for this one would be refused.
+#[test]
+fn a_worker_that_gets_no_cpu_is_not_replaced() {
+    in_lab(60, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        let gate = lab.gate("[[policy]]\nname = 'one'\npaths = ['@/tree/']\n");
+        let mut longest = Duration::ZERO;
+        starved(gate.worker(), || {
+            let until = Instant::now() + STARVED_FOR;
+            while Instant::now() < until {
+                let started = Instant::now();
+                raw::openat(&path, O_RDONLY).expect("a read passes");
+                longest = longest.max(started.elapsed());
+            }
+        });
+        eprintln!("the longest wait: {longest:?}");
+        refused(raw::openat(&path, O_WRONLY));
+        assert_eq!(gate.status()["restarts"], 0);
     });
 }
 

@@ -8,11 +8,9 @@ use crate::classify::{self, Asked, Call, Line};
 use crate::subject::Credentials;
 use crate::sys::file;
 use crate::sys::lease::{self, Probe};
-use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES};
+use crate::sys::proc::{self, Proc, RegisterCache, SYSCALL_LINE_BYTES, Task};
 use crate::verdict::Change;
 
-/// Looks at a kernel stack that does not show an opening call; some 10 µs each.
-pub(super) const LOOKS_AT_STACK: u32 = 50;
 /// A kernel stack as text; those of openers have some fifteen frames of 40 bytes.
 pub(super) const STACK_BYTES: usize = 4096;
 /// `/proc/<pid>/status` up to the capabilities, with hundreds of groups.
@@ -61,8 +59,8 @@ impl Look {
         }
     }
 
-    const fn of_exec(call: &Call) -> Self {
-        Self { access: Access::Exec, may_create: false, ..Self::untold(Access::Exec, call.number) }
+    const fn of_exec(syscall: i32) -> Self {
+        Self { access: Access::Exec, may_create: false, ..Self::untold(Access::Exec, syscall) }
     }
 
     fn of_flags(flags: u64, call: &Call) -> Self {
@@ -111,7 +109,7 @@ impl Looker {
         let told = match self.sight_of(proc, tid) {
             Sight::Call(call) => match classify::asked(&call) {
                 Asked::Flags(flags) => Look::of_flags(flags, &call),
-                Asked::Exec => Look::of_exec(&call),
+                Asked::Exec => Look::of_exec(call.number),
                 Asked::Indirect(_) | Asked::Untold => return Glance::Unclear,
             },
             Sight::Restless => return Glance::Restless,
@@ -141,6 +139,9 @@ impl Looker {
         read_flags: impl FnOnce(u64) -> Option<u64>,
     ) -> Look {
         let mut sight = self.call_of(proc, tid, Patience::usual());
+        if sight == Sight::Restless && is_executing(proc, tid, fd) {
+            return Look::of_exec(-1);
+        }
         // Whoever cannot write cannot empty the file either: no need to wait for it.
         if sight == Sight::Restless && !cannot_write(proc, tid, fd) {
             sight = self.call_of(proc, tid, Patience::long());
@@ -152,7 +153,7 @@ impl Looker {
         };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, &call),
-            Asked::Exec => Look::of_exec(&call),
+            Asked::Exec => Look::of_exec(call.number),
             Asked::Indirect(address) => {
                 return match read_flags(address) {
                     Some(flags) => by_memory(flags, fd, &call),
@@ -169,7 +170,7 @@ impl Looker {
         let Sight::Call(call) = self.call_of(proc, tid, Patience::usual()) else { return None };
         let told = match classify::asked(&call) {
             Asked::Flags(flags) => Look::of_flags(flags, &call),
-            Asked::Exec => Look::of_exec(&call),
+            Asked::Exec => Look::of_exec(call.number),
             Asked::Indirect(_) | Asked::Untold => return None,
         };
         is_within_its_call(proc, tid).then_some(told)
@@ -260,18 +261,30 @@ fn is_borne_out_at_once(told: &Look, fd: BorrowedFd<'_>) -> bool {
 /// Each answer to anybody wakes all who wait for one, and the stack of a thread that is awake may not show: so
 /// only several looks say no.
 fn is_within_its_call(proc: &Proc, tid: i32) -> bool {
-    const CALLS: [&[u8]; 3] = [b"sys_open", b"sys_creat", b"sys_exec"];
-    let shows_call =
-        |frame: &[u8]| CALLS.iter().any(|call| frame.windows(call.len()).any(|part| part == *call));
     let Ok(task) = proc.task(tid) else { return false };
-    let mut stack = [0u8; STACK_BYTES];
-    (0..LOOKS_AT_STACK).any(|look| {
-        if look > 0 {
-            std::thread::yield_now();
+    let mut patience = Patience::usual();
+    loop {
+        match stack_shows(&task, &[b"sys_open", b"sys_creat", b"sys_exec"]) {
+            Some(true) => return true,
+            Some(false) if patience.wait() => {}
+            _ => return false,
         }
-        task.read_small(c"stack", &mut stack)
-            .is_ok_and(|n| stack[..n].split(|&byte| byte == b'\n').any(shows_call))
-    })
+    }
+}
+
+/// Whether an opener that was woken, and gets no CPU to go to sleep again, executes the file: its registers do not
+/// show then, its stack does. The lease says that it is no work of `io_uring`'s that writes, see [`is_borne_out`].
+fn is_executing(proc: &Proc, tid: i32, fd: BorrowedFd<'_>) -> bool {
+    lease::probe(fd) == Probe::NoWriter
+        && proc.task(tid).is_ok_and(|task| stack_shows(&task, &[b"sys_exec"]) == Some(true))
+}
+
+/// Whether the name of a frame of the thread's kernel stack has one of `calls` in it; `None`: it is gone.
+fn stack_shows(task: &Task, calls: &[&[u8]]) -> Option<bool> {
+    let mut stack = [0u8; STACK_BYTES];
+    let n = task.read_small(c"stack", &mut stack).ok()?;
+    let shows = |call: &&[u8]| stack[..n].windows(call.len()).any(|part| part == *call);
+    Some(calls.iter().any(shows))
 }
 
 /// Whether mode and owner of the file keep the opener from writing, and so from opening with `O_TRUNC`.

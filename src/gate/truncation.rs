@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::look::{Glance, LOOKS_AT_STACK, Look, Looker, STACK_BYTES, Sight, cannot_write};
+use super::look::{Glance, Look, Looker, STACK_BYTES, Sight, cannot_write};
 use super::patience::Patience;
 use crate::access::Access;
 use crate::sys::proc::{self, Proc};
@@ -78,7 +78,8 @@ impl Looker {
 fn touch_by_stack(proc: &Proc, tid: i32) -> Option<Touch> {
     let task = proc.task(tid).ok()?;
     let mut stack = [0u8; STACK_BYTES];
-    for _ in 0..LOOKS_AT_STACK {
+    let mut patience = Patience::usual();
+    loop {
         let n = task.read_small(c"stack", &mut stack).ok()?;
         let shows = |name: &[u8]| stack[..n].windows(name.len()).any(|part| part == name);
         if shows(b"fsnotify") {
@@ -91,7 +92,8 @@ fn touch_by_stack(proc: &Proc, tid: i32) -> Option<Touch> {
                 Touch::Uses
             });
         }
-        std::thread::yield_now();
+        if !patience.wait() {
+            return None;
+        }
     }
-    None
 }

@@ -35,7 +35,7 @@ use watchdog::Watchdog;
 /// How often the supervisor looks at what gives no event: the stage of a starting worker.
 const TICK_STARTING: Duration = Duration::from_millis(10);
 /// How often it looks at a worker that is up.
-const TICK: Duration = Duration::from_millis(watchdog::TICK_MS);
+const TICK: Duration = watchdog::TICK;
 /// How long a worker may take to write its last records.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers that died before they were ready, in a row, before the supervisor waits between attempts.
@@ -61,11 +61,14 @@ struct Prepared {
     signals: SignalFd,
     notifier: Notifier,
     safe_mode: SafeMode,
+    watchdog: Watchdog,
 }
 
 struct Worker {
     pid: i32,
     pidfd: OwnedFd,
+    /// It was killed, and dies when it gets a CPU, or when the disk that it waits for answers.
+    is_killed: bool,
 }
 
 struct Supervisor {
@@ -97,7 +100,7 @@ impl Supervisor {
             signals: prepared.signals,
             notifier: prepared.notifier,
             safe_mode: prepared.safe_mode,
-            watchdog: Watchdog::default(),
+            watchdog: prepared.watchdog,
             worker: None,
             was_ready: false,
             ready_announced: false,
@@ -138,7 +141,7 @@ impl Supervisor {
             Ok(Forked::Parent(pid)) => {
                 self.page.worker_pid.store(pid, Relaxed);
                 if let Ok(pidfd) = process::pidfd_open(pid) {
-                    self.worker = Some(Worker { pid, pidfd });
+                    self.worker = Some(Worker { pid, pidfd, is_killed: false });
                 } else {
                     // Without it the worker's death would go unseen.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -219,7 +222,7 @@ impl Supervisor {
         self.page.set_stage(Stage::Starting);
         self.page.forget_own_threads();
         self.safe_mode.answer_for_the_dead(&self.inheritance.groups, self.page);
-        self.watchdog = Watchdog::default();
+        self.watchdog.forget();
         if self.stopping_since.is_some() {
             return Some(0);
         }
@@ -256,6 +259,9 @@ impl Supervisor {
     }
 
     fn tick(&mut self) {
+        if self.worker.as_ref().is_some_and(|worker| worker.is_killed) {
+            return;
+        }
         if let Some(since) = self.stopping_since
             && since.elapsed() > STOP_PATIENCE
         {
@@ -273,10 +279,11 @@ impl Supervisor {
         }
     }
 
-    fn kill_worker(&self, why: &str) {
-        if let Some(worker) = &self.worker {
+    fn kill_worker(&mut self, why: &str) {
+        if let Some(worker) = &mut self.worker {
             say(why);
             let _ = process::kill_now(&worker.pidfd);
+            worker.is_killed = true;
         }
     }
 }

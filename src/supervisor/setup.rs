@@ -14,6 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::notify::Notifier;
 use super::safe_mode::SafeMode;
+use super::watchdog::Watchdog;
 use super::{Prepared, note_start};
 use crate::cli::report::{Exit, Failure};
 use crate::marks::Groups;
@@ -107,6 +108,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
         signals: block_signals().map_err(resource("signals"))?,
         notifier: Notifier::from_environment(),
         safe_mode: SafeMode::new(page).map_err(resource("/proc"))?,
+        watchdog: Watchdog::new().map_err(resource("/proc"))?,
         inheritance: Inheritance { options, page, groups, control, bundles, inventories },
     })
 }

@@ -285,6 +285,7 @@ impl SharedPage {
             former.store(place.swap(0, Ordering::AcqRel), Ordering::Release);
         }
         self.own_threads_len.store(0, Ordering::Release);
+        self.slots.iter().for_each(|slot| slot.reader.store(0, Ordering::Relaxed));
     }
 
     /// Whether `tid` was one of the worker's that died last. Numbers are given away again: only for what happened

@@ -38,6 +38,8 @@ const EVENT_WITH_RANGE_BYTES: usize = 2 * EVENT_BYTES;
 pub struct Slot {
     /// An event with a range takes two places.
     events: [RawEvent; EVENTS_MAX],
+    /// The thread that reads into it, 0: none yet. The supervisor looks whether it hangs or gets no CPU.
+    pub reader: AtomicI32,
     /// Events answered; the supervisor watches that it moves.
     pub answered: AtomicU64,
     /// Events allowed.

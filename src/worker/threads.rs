@@ -1,6 +1,7 @@
 //! Starts the responders: a pinned thread per CPU, and no more than are of use.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -29,6 +30,7 @@ pub fn start_responders(worker: &Arc<Worker>) -> io::Result<()> {
         let cpu = cpus.get(index % cpus.len().max(1)).copied().filter(|_| pinned);
         thread::Builder::new().name(format!("writegate-{index}")).spawn(move || {
             worker.page.add_own_thread(system_thread::gettid());
+            worker.page.slots[index].reader.store(system_thread::gettid(), Relaxed);
             if let Some(cpu) = cpu {
                 // Neither being pinned nor being polite is a matter of safety, only of speed. A responder that ran
                 // as soon as it is woken would drive the opener off the CPU before that has gone to sleep, and then

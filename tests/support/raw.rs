@@ -50,6 +50,14 @@ pub fn openat(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) })
 }
 
+/// Has thread `tid` run only when nobody else wants its CPU.
+pub fn run_when_idle(tid: i32) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is valid for the call (sched_setscheduler(2)).
+    let result = unsafe { libc::sched_setscheduler(tid, libc::SCHED_IDLE, &raw const parameters) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// openat2(2) with an argument that others may be changing.
 pub fn openat2_at(path: &Path, how: *const OpenHow) -> io::Result<OwnedFd> {
     let path = cstr(path);
