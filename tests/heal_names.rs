@@ -112,6 +112,23 @@ fn at_no_moment_does_a_replaced_name_not_exist() {
     assert!(looker.join().unwrap() > 0);
 }
 
+/// Who holds a directory of it open names nothing protected with what he does there.
+#[test]
+fn what_came_into_a_tree_while_it_was_elsewhere_is_looked_for() {
+    each(|ground, top, healer| {
+        let before = digest(top);
+        let (sub, away) = (top.join("sub"), ground.fs.join("away"));
+        fs::rename(&sub, &away).unwrap();
+        heal(healer, &sub, Change::MovedTo(away));
+        // By the name that it had until a moment ago.
+        fs::write(sub.join("deep/evil"), "evil").unwrap();
+        let due: Vec<_> = healer.take_mended(100).collect();
+        assert!(due.contains(&sub.join("deep")), "{due:?}");
+        due.iter().for_each(|directory| drop(healer.reconcile(directory, &Hint::default())));
+        assert_same(&before, &digest(top));
+    });
+}
+
 #[test]
 fn every_kind_replaces_every_other() {
     each(|_, top, healer| {
