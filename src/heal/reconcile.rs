@@ -154,6 +154,10 @@ impl Healer {
                 if inode.mount != mount {
                     return Err(Failure::MountedOver);
                 }
+                // Behind an unmounted filesystem there is always a directory: it is what it was, and no intruder's.
+                if expected.is_dir() && inode.is_dir() && expected.id.dev != inode.id.dev {
+                    return Err(Failure::NotMounted);
+                }
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 self.replace(&place, task, false).map(Some)
             }
