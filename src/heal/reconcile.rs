@@ -222,9 +222,8 @@ impl Healer {
         if self.inventory.get(directory).is_some_and(|expected| expected.id != inode.id) {
             return;
         }
-        let flags = inode.flags & FLAGS_BLOCKING;
-        if flags != 0 && object.set_flags(0).is_ok() {
-            *self.touched.entry(directory.to_owned()).or_default() |= flags;
+        if inode.flags & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
+            *self.touched.entry(directory.to_owned()).or_default() |= inode.flags;
         }
     }
 
@@ -277,7 +276,7 @@ impl Healer {
             } else {
                 expected.mtime = inode.mtime;
             }
-            let wanted = if duty.metadata { expected.flags } else { flags };
+            let wanted = if duty.metadata { expected.flags } else { inode.flags | flags };
             if inode.flags != wanted {
                 let _ = object.set_flags(wanted);
             }
