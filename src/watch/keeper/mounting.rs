@@ -16,14 +16,18 @@ use crate::verdict::{Change, Outcome};
 use crate::watch::mounts::{MountWatch, Remount, Stays, Turn};
 use crate::watch::report::About;
 
-/// Of mounts that lie on each other only the last can be reached; how often the rest is tried again.
+/// Of mounts that lie on each other only the last can be reached; how often the rest is tried again at one look.
 const ROUNDS: usize = 16;
+/// … and at how many looks: what lies over it may have come after the list was read.
+const LOOKS: usize = 16;
 
 /// What is to be taken away.
 struct Wanted {
     mount: Remount,
     /// The protected path that it hides.
     path: PathBuf,
+    /// At so many looks it could not be reached.
+    hidden: usize,
 }
 
 /// Mounts that are fought over.
@@ -56,7 +60,7 @@ impl Keeper {
             let paths = mount.paths(&snapshot);
             let hidden = paths.iter().find(|path| mount.turn == Turn::Came && is_to_go(&snapshot, path));
             if let Some(path) = hidden {
-                wanted.push(Wanted { path: path.clone(), mount });
+                wanted.push(Wanted { path: path.clone(), mount, hidden: 0 });
             } else {
                 let path = paths.first().unwrap_or(&mount.point);
                 self.record_mount(path, &mount, &detail(&mount), None);
@@ -76,12 +80,20 @@ impl Keeper {
                 match watch.detach(&one.mount) {
                     Ok(()) => self.detached(&one, since),
                     Err(Stays::Hidden) if round < ROUNDS => wanted.push(one),
-                    Err(stays) => {
-                        let detail = format!("{}; not unmounted: {stays}", detail(&one.mount));
-                        self.record_mount(&one.path, &one.mount, &detail, None);
-                    }
+                    Err(stays) => self.stays(one, stays),
                 }
             }
+        }
+    }
+
+    fn stays(&mut self, mut one: Wanted, why: Stays) {
+        if one.hidden == 0 {
+            let detail = format!("{}; not unmounted: {why}", detail(&one.mount));
+            self.record_mount(&one.path, &one.mount, &detail, None);
+        }
+        one.hidden += 1;
+        if why == Stays::Hidden && one.hidden < LOOKS {
+            self.mountings.waiting.push(one);
         }
     }
 
