@@ -271,18 +271,23 @@ impl Healer {
                 continue;
             };
             let duty = (self.duties)(&directory);
+            let (mut set, mut is_right) = (inode.flags, true);
             if duty.foreign && inode.mtime != expected.mtime {
-                let _ = object.set_mtime(expected.mtime);
+                // A flag that somebody has set just now would forbid it.
+                if set & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
+                    set = 0;
+                }
+                is_right = object.set_mtime(expected.mtime).is_ok();
             } else {
                 expected.mtime = inode.mtime;
             }
             let wanted = if duty.metadata { expected.flags } else { inode.flags | flags };
-            if inode.flags != wanted {
+            if set != wanted {
                 let _ = object.set_flags(wanted);
             }
             if let Ok(inode) = object.inode() {
                 // What else was changed is not put right here, and must not look untouched.
-                if !duty.metadata || has_metadata(&object, &inode, &expected) {
+                if is_right && (!duty.metadata || has_metadata(&object, &inode, &expected)) {
                     expected.ctime = inode.ctime;
                 }
                 self.inventory.put(&directory, expected);
