@@ -142,7 +142,7 @@ impl Healer {
                 self.dispose(&place, round.hint, &mut action)?;
                 Ok(Some(action))
             }
-            Some(expected) if is_same(&expected, &inode, &object) => {
+            Some(expected) if self.is_same(&expected, &inode, &object) => {
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 match self.mend(&object, &inode, path, task) {
                     // A program that runs cannot be written to: another file takes its place.
@@ -213,6 +213,15 @@ impl Healer {
             }
         }
         Ok(None)
+    }
+
+    /// Whether what is there is the expected object. A symbolic link that nothing holds is what it points to.
+    fn is_same(&self, expected: &Expected, inode: &Inode, object: &Object) -> bool {
+        expected.file_type() == inode.file_type()
+            && (expected.id == inode.id
+                || expected.is_link()
+                    && self.vault.link_of(expected.id).is_none()
+                    && object.target().is_ok_and(|target| target == expected.target()))
     }
 
     /// Takes the flags off a directory that forbid changing its entries; [`Healer::finish`] sets them back.
@@ -315,17 +324,6 @@ impl Healer {
         queue.extend(found.iter().map(|name| super::object::join(directory, name)));
         self.queue.extend(queue.into_iter().map(|path: PathBuf| (path, Change::Unknown)));
     }
-}
-
-/// Whether what is there is the expected object. A symbolic link is what it points to.
-fn is_same(expected: &Expected, inode: &Inode, object: &Object) -> bool {
-    if expected.file_type() != inode.file_type() {
-        return false;
-    }
-    if expected.is_link() {
-        return object.target().is_ok_and(|target| target == expected.target());
-    }
-    expected.id == inode.id
 }
 
 /// Takes away one name of an object that has others.

@@ -119,7 +119,7 @@ impl Way {
         Self { tree: Tree::Here, ..self }
     }
 
-    /// What is lost is a directory or a symbolic link, which is made again.
+    /// A directory is lost, which is made again.
     const fn remade(self) -> Self {
         Self { inodes: Inodes::OfFiles, ..self }
     }

@@ -46,7 +46,7 @@ pub const WAYS: &[Way] = &[
     way(UNLINK, "io_uring", |p| rare::unlink_uring(&p.file())).needs("io_uring"),
     way(UNLINK, "int 0x80", |p| raw::unlink_i386(&p.file())).needs("i386"),
     way(UNLINK, "of a FIFO", |p| fs::remove_file(p.at("fifo"))),
-    way(UNLINK, "of a symbolic link", |p| fs::remove_file(p.at("link"))).remade(),
+    way(UNLINK, "of a symbolic link", |p| fs::remove_file(p.at("link"))),
     way(RMDIR, "rm -r", |p| remove_all(&p.at("dir"))).remade(),
     way(RMDIR, "unlink, rmdir", |p| {
         fs::remove_file(p.at("dir/inner"))?;
@@ -68,7 +68,7 @@ pub const WAYS: &[Way] = &[
     way(OUT, "of a file, over another", |p| fs::rename(p.file(), p.out("file"))),
     way(OVER, "from outside", |p| fs::rename(p.out("file"), p.file())),
     way(OVER, "another protected one", |p| fs::rename(p.at("other"), p.file())),
-    way(OVER, "over a symbolic link", |p| fs::rename(p.out("file"), p.at("link"))).remade(),
+    way(OVER, "over a symbolic link", |p| fs::rename(p.out("file"), p.at("link"))),
     way(IN, "a file", |p| fs::rename(p.out("file"), p.at("new"))),
     way(IN, "a directory", |p| fs::rename(p.out("dir"), p.at("new"))),
     way(EXCHANGE, "two protected ones", |p| renamed(&p.file(), &p.at("other"), RenameFlags::RENAME_EXCHANGE)),
