@@ -251,7 +251,7 @@ fn what_becomes_of_each_way_is_what_the_table_says() {
     for way in ways() {
         let row = row_of(way.row, &features).unwrap_or_else(|| panic!("no such row: {}", way.row));
         let is_wanted = only.as_ref().is_none_or(|only| way.row.contains(only.as_str()));
-        if !is_wanted || way.needs.is_some_and(|need| !features.has(need)) {
+        if !is_wanted || !(way.possible)() || way.needs.is_some_and(|need| !features.has(need)) {
             continue;
         }
         let (failure, mut seen) = try_out(way, &row, tries);

@@ -43,12 +43,18 @@ fn a_removed_file_comes_back_as_the_same_inode() {
 #[test]
 fn removed_links_fifos_and_trees_come_back() {
     each(|_, top, healer| {
-        let fifo = ino(&top.join("fifo"));
+        let (fifo, link) = (ino(&top.join("fifo")), ino(&top.join("link")));
         fs::remove_file(top.join("link")).unwrap();
         fs::remove_file(top.join("fifo")).unwrap();
-        assert_eq!(dids(&heal(healer, &top.join("link"), Change::Unknown)), [Did::Made]);
+        assert_eq!(dids(&heal(healer, &top.join("link"), Change::Unknown)), [Did::Linked]);
         assert_eq!(dids(&heal(healer, &top.join("fifo"), Change::Unknown)), [Did::Linked]);
         assert_eq!(ino(&top.join("fifo")), fifo);
+        // Another one that says the same is not it.
+        let target = fs::read_link(top.join("link")).unwrap();
+        fs::remove_file(top.join("link")).unwrap();
+        std::os::unix::fs::symlink(target, top.join("link")).unwrap();
+        assert_eq!(dids(&heal(healer, &top.join("link"), Change::Unknown)), [Did::Linked]);
+        assert_eq!(ino(&top.join("link")), link);
         fs::remove_dir_all(top.join("sub")).unwrap();
         let actions = heal(healer, &top.join("sub"), Change::Unknown);
         assert_eq!(dids(&actions), [Did::Made, Did::Linked, Did::Made, Did::Linked]);

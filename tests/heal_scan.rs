@@ -76,7 +76,7 @@ fn set_flag(path: &Path, flag: u32) {
     if path.symlink_metadata().is_ok_and(|m| m.is_file() || m.is_dir())
         && let Ok(file) = fs::File::open(path)
     {
-        let _ = writegate::sys::inode::set_blocking_flags(std::os::fd::AsFd::as_fd(&file), flag);
+        let _ = writegate::sys::inode::set_flags(std::os::fd::AsFd::as_fd(&file), flag);
     }
 }
 

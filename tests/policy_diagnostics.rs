@@ -237,6 +237,45 @@ fn what_becomes_of_truncations_is_one_of_two_words() {
     );
 }
 
+#[test]
+fn what_becomes_of_mounts_is_one_of_two_words_of_a_policy_that_blocks() {
+    let policy = |action: &str, word: &str| {
+        format!("[[policy]]\nname = \"a\"\npaths = [\"/a\"]\naction = \"{action}\"\nmount = \"{word}\"\n")
+    };
+    assert_rendered(
+        &[("p.toml", &policy("block", "detached"))],
+        r#"p.toml:5:9: error: unknown mount `detached`
+ 5 | mount = "detached"
+   |         ^^^^^^^^^^
+   = help: did you mean `detach`?
+"#,
+    );
+    assert_rendered(
+        &[("p.toml", &policy("audit", "detach"))],
+        r#"p.toml:3:10: warning: the path does not exist yet
+ 3 | paths = ["/a"]
+   |          ^^^^
+   = help: it is watched for
+p.toml:5:1: warning: `mount = "detach"` has no effect with `action = "audit"`
+ 5 | mount = "detach"
+   | ^^^^^
+   = help: an audit policy records and puts nothing back: block, or remove the key
+"#,
+    );
+    assert_rendered(
+        &[("p.toml", &policy("allow", "report"))],
+        r#"p.toml:3:10: warning: the path does not exist yet
+ 3 | paths = ["/a"]
+   |          ^^^^
+   = help: it is watched for
+p.toml:5:1: warning: `mount` has no effect with `action = "allow"`
+ 5 | mount = "report"
+   | ^^^^^
+   = help: an allow policy permits everything: remove the key
+"#,
+    );
+}
+
 /// Asking about truncations costs every reader: nothing that all processes read all day, and nothing that is only
 /// recorded.
 #[test]

@@ -80,6 +80,10 @@ const TABLE: &[Entry] = &[
     prevented("open for writing: i386 system calls", EXACT).only_with("i386"),
     prevented("open for writing: open_by_handle_at", EXACT),
     prevented("open for writing: reopening /proc/self/fd/N", "it is an open of the file like any other"),
+    prevented(
+        "open for writing: through /proc/<pid>/root, cwd or map_files",
+        "it is an open of the file like any other",
+    ),
     prevented("empty a file: O_TRUNC", EXACT),
     prevented("empty a file: O_RDONLY|O_TRUNC with open or openat", EXACT),
     prevented("empty a file: O_RDONLY|O_TRUNC with openat2", "the flags are read from the opener's memory"),
@@ -107,6 +111,8 @@ const TABLE: &[Entry] = &[
     prevented("create a file: O_CREAT", "the new name is removed again before its maker gets an answer"),
     prevented("create a file: O_TMPFILE", EXACT),
     prevented("write with copy_file_range, sendfile, splice or fallocate", DESCRIPTOR),
+    prevented("take over or exchange blocks: FICLONE, EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT", DESCRIPTOR),
+    prevented("use a file as a disk: swapon, losetup", "both open it for writing"),
     prevented("write through a shared mapping", DESCRIPTOR),
     prevented(
         "write through a symbolic link",
@@ -166,7 +172,14 @@ const TABLE: &[Entry] = &[
     healed("change owner or group: chown", SET_BACK),
     healed("change extended attributes, ACLs, file capabilities: setxattr", SET_BACK),
     healed("change times: utimes", SET_BACK),
-    healed("change inode flags: chattr", "+i and +a; the patrol finds them, because no event tells of them"),
+    healed(
+        "change inode flags: chattr",
+        "+i, +a and +d; the patrol finds them, because no event tells of them",
+    ),
+    none(
+        "change other inode flags: chattr +S, +A, +D, +c and the like",
+        "neither names nor content change with them, and statx does not tell of all",
+    ),
     detected("mount something over a protected path", "the list of mounts tells; what is below is untouched"),
     detected(
         "mount something over a directory above the tree",
@@ -175,6 +188,18 @@ const TABLE: &[Entry] = &[
     detected(
         "attach a detached mount over a protected path: move_mount",
         "the list of mounts tells; what is below is untouched",
+    ),
+    healed(
+        "mount something over a protected path whose policy says `mount = \"detach\"`",
+        "the list of mounts tells; what was not there at the start is unmounted, lazily and by its number",
+    ),
+    detected(
+        "take away a mount inside the tree: umount, mount --move",
+        "the list of mounts tells; what lies below is not what was protected",
+    ),
+    detected(
+        "change the options of a mount with protected paths: remount",
+        "the list of mounts tells; where it is read-only nothing can be put back",
     ),
     none(
         "mount something over a protected path in a mount namespace of one's own",

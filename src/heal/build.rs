@@ -24,7 +24,7 @@ impl Healer {
             && self.take_back(place, expected, new, names::NOREPLACE)?.is_some()
         {
             self.queue.push_back((new.clone(), Change::Unknown));
-        } else if expected.is_dir() || expected.is_link() {
+        } else if expected.is_dir() || expected.is_link() && self.vault.link_of(expected.id).is_none() {
             // A name that is gone needs no other to take its place.
             action.did = self.make(place.parent, place.name, expected, false)?;
         } else if let Some(link) = self.vault.link_of(expected.id) {
@@ -128,7 +128,7 @@ impl Healer {
     ) -> Result<Did, Failure> {
         match expected.file_type() {
             libc::S_IFDIR => names::make_dir(parent.as_fd(), name, 0o700).map_err(Failure::of("mkdir"))?,
-            libc::S_IFLNK => {
+            libc::S_IFLNK if lost || self.vault.link_of(expected.id).is_none() => {
                 let target = c_string(expected.target()).map_err(Failure::of("symlink"))?;
                 names::symlink(&target, parent.as_fd(), name).map_err(Failure::of("symlink"))?;
             }
@@ -252,7 +252,7 @@ impl Healer {
                 return Err(Failure::Raced);
             }
             let old = std::mem::replace(&mut expected.id, inode.id);
-            if !inode.is_dir() && !expected.is_link() {
+            if !inode.is_dir() {
                 self.vault.succeed(place.path, old, &object, &inode);
             }
             self.inventory.put(place.path, expected.clone());

@@ -44,7 +44,7 @@ pub struct Expected {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// `chattr`'s +i and +a.
+    /// `chattr`'s +i, +a and +d.
     pub flags: u32,
     /// BLAKE3 sum of the content, where the content is to stay and could be copied.
     pub sum: Option<Box<[u8; 32]>>,

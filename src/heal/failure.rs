@@ -23,6 +23,9 @@ pub enum Failure {
     /// Another filesystem is mounted over the name.
     #[error("something is mounted over it")]
     MountedOver,
+    /// The filesystem that the name led to is not mounted here any more.
+    #[error("the filesystem that it was on is not mounted here")]
+    NotMounted,
     /// The name changed faster than it could be put right.
     #[error("it keeps changing")]
     Raced,

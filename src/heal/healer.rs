@@ -428,11 +428,11 @@ impl Healer {
     }
 }
 
-/// Directories and symbolic links need no more than the inventory.
+/// Directories need no more than the inventory, and can have no second name.
 fn needs_hold(inode: &Inode) -> bool {
-    !inode.is_dir() && inode.file_type() != libc::S_IFLNK
+    !inode.is_dir()
 }
 
 fn is_held(expected: &Expected) -> bool {
-    !expected.is_dir() && !expected.is_link()
+    !expected.is_dir()
 }

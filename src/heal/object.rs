@@ -95,10 +95,10 @@ impl Object {
         names::set_mtime(self.as_fd(), mtime)
     }
 
-    /// Sets `chattr`'s +i and +a to what `wanted` says; only files and directories have them.
+    /// Sets `chattr`'s +i, +a and +d to what `wanted` says; only files and directories have them.
     pub fn set_flags(&self, wanted: u32) -> io::Result<()> {
         let file = self.open(libc::O_RDONLY)?;
-        inode::set_blocking_flags(file.as_fd(), wanted)
+        inode::set_flags(file.as_fd(), wanted)
     }
 
     /// All extended attributes, sorted by name.

@@ -142,7 +142,7 @@ impl Healer {
                 self.dispose(&place, round.hint, &mut action)?;
                 Ok(Some(action))
             }
-            Some(expected) if is_same(&expected, &inode, &object) => {
+            Some(expected) if self.is_same(&expected, &inode, &object) => {
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 match self.mend(&object, &inode, path, task) {
                     // A program that runs cannot be written to: another file takes its place.
@@ -153,6 +153,10 @@ impl Healer {
             Some(expected) if duty.names => {
                 if inode.mount != mount {
                     return Err(Failure::MountedOver);
+                }
+                // Behind an unmounted filesystem there is always a directory: it is what it was, and no intruder's.
+                if expected.is_dir() && inode.is_dir() && expected.id.dev != inode.id.dev {
+                    return Err(Failure::NotMounted);
                 }
                 let task = Task { expected: &expected, duty, change, hint: round.hint };
                 self.replace(&place, task, false).map(Some)
@@ -211,6 +215,15 @@ impl Healer {
         Ok(None)
     }
 
+    /// Whether what is there is the expected object. A symbolic link that nothing holds is what it points to.
+    fn is_same(&self, expected: &Expected, inode: &Inode, object: &Object) -> bool {
+        expected.file_type() == inode.file_type()
+            && (expected.id == inode.id
+                || expected.is_link()
+                    && self.vault.link_of(expected.id).is_none()
+                    && object.target().is_ok_and(|target| target == expected.target()))
+    }
+
     /// Takes the flags off a directory that forbid changing its entries; [`Healer::finish`] sets them back.
     pub(super) fn unblock(&mut self, directory: &Path) {
         let Ok(object) = Object::at_path(directory) else { return };
@@ -218,9 +231,8 @@ impl Healer {
         if self.inventory.get(directory).is_some_and(|expected| expected.id != inode.id) {
             return;
         }
-        let flags = inode.flags & FLAGS_BLOCKING;
-        if flags != 0 && object.set_flags(0).is_ok() {
-            *self.touched.entry(directory.to_owned()).or_default() |= flags;
+        if inode.flags & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
+            *self.touched.entry(directory.to_owned()).or_default() |= inode.flags;
         }
     }
 
@@ -268,19 +280,24 @@ impl Healer {
                 continue;
             };
             let duty = (self.duties)(&directory);
+            let (mut set, mut is_right) = (inode.flags, true);
             if duty.foreign && inode.mtime != expected.mtime {
-                let _ = object.set_mtime(expected.mtime);
+                // A flag that somebody has set just now would forbid it.
+                if set & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
+                    set = 0;
+                }
+                is_right = object.set_mtime(expected.mtime).is_ok();
             } else {
                 expected.mtime = inode.mtime;
             }
-            let wanted = if duty.metadata { expected.flags } else { flags };
-            if inode.flags != wanted {
+            let wanted = if duty.metadata { expected.flags } else { inode.flags | flags };
+            if set != wanted {
                 let _ = object.set_flags(wanted);
             }
             self.mended.insert(directory.clone());
             if let Ok(inode) = object.inode() {
                 // What else was changed is not put right here, and must not look untouched.
-                if !duty.metadata || has_metadata(&object, &inode, &expected) {
+                if is_right && (!duty.metadata || has_metadata(&object, &inode, &expected)) {
                     expected.ctime = inode.ctime;
                 }
                 self.inventory.put(&directory, expected);
@@ -308,17 +325,6 @@ impl Healer {
         queue.extend(found.iter().map(|name| super::object::join(directory, name)));
         self.queue.extend(queue.into_iter().map(|path: PathBuf| (path, Change::Unknown)));
     }
-}
-
-/// Whether what is there is the expected object. A symbolic link is what it points to.
-fn is_same(expected: &Expected, inode: &Inode, object: &Object) -> bool {
-    if expected.file_type() != inode.file_type() {
-        return false;
-    }
-    if expected.is_link() {
-        return object.target().is_ok_and(|target| target == expected.target());
-    }
-    expected.id == inode.id
 }
 
 /// Takes away one name of an object that has others.

@@ -65,7 +65,7 @@ pub struct Item {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Its +i and +a flags, which were taken off.
+    /// Its +i, +a and +d flags, which were taken off.
     pub flags: u32,
     /// Length of a file.
     pub size: u64,

@@ -1,9 +1,9 @@
 //! What healing restores from.
 //!
-//! Each protected object that is no directory and no symbolic link gets a second name in a private directory on its
-//! own mount: it costs no space and brings back the very inode, with owner, attributes and times. A change *in* the
-//! inode changes what that link shows too, so files whose content may not change get a copy as well: shared blocks
-//! where the filesystem can, else written ones, within limits.
+//! Each protected object that is no directory gets a second name in a private directory on its own mount: it costs
+//! no space and brings back the very inode, with owner, attributes and times. A change *in* the inode changes what
+//! that link shows too, so files whose content may not change get a copy as well: shared blocks where the filesystem
+//! can, else written ones, within limits.
 //!
 //! A link is named by its inode number alone: while the link exists, no other object can have that number.
 
@@ -202,7 +202,8 @@ impl Vault {
                 sum.map(Box::new)
             }
             Err(failure) => {
-                if self.unheld.len() < UNHELD_MAX {
+                // A symbolic link can be made again without.
+                if self.unheld.len() < UNHELD_MAX && inode.file_type() != libc::S_IFLNK {
                     self.unheld.insert(path.to_owned(), failure);
                 }
                 None

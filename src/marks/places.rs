@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::MarkTable;
+use crate::gate::mounts::{parse, unescape};
 use crate::policy::snapshot::Snapshot;
 use crate::sys::file::{self, Identity};
 use crate::sys::path::FixedPath;
@@ -18,6 +19,8 @@ use crate::sys::proc::Proc;
 pub struct Places {
     proc: Proc,
     filesystems: HashMap<u64, OwnedFd>,
+    /// Where the others are mounted, in protected trees. Nothing of them is held: they could not be unmounted.
+    inner: HashMap<u64, PathBuf>,
     path: FixedPath,
 }
 
@@ -27,7 +30,8 @@ impl Places {
     /// # Errors
     /// /proc cannot be opened.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { proc: Proc::open()?, filesystems: HashMap::new(), path: FixedPath::default() })
+        let (filesystems, inner) = (HashMap::new(), HashMap::new());
+        Ok(Self { proc: Proc::open()?, filesystems, inner, path: FixedPath::default() })
     }
 
     /// The canonical path of `name` in the directory with that handle; `None` when it is gone.
@@ -39,11 +43,7 @@ impl Places {
         (kind, handle): (i32, &[u8]),
         name: &[u8],
     ) -> Option<PathBuf> {
-        if !self.filesystems.contains_key(&filesystem) {
-            self.find_filesystems(snapshot);
-        }
-        let mount = self.filesystems.get(&filesystem)?;
-        let directory = file::open_handle(mount.as_fd(), kind, handle).ok()?;
+        let directory = self.open(snapshot, filesystem, (kind, handle))?;
         let id = file::stat_fd(directory.as_fd()).ok()?.id;
         if !table.directory(id, &mut self.path) {
             self.proc.path_of(directory.as_fd(), &mut self.path).ok()?;
@@ -63,15 +63,49 @@ impl Places {
         filesystem: u64,
         (kind, handle): (i32, &[u8]),
     ) -> Option<(PathBuf, Identity, u32)> {
-        if !self.filesystems.contains_key(&filesystem) {
-            self.find_filesystems(snapshot);
-        }
-        let mount = self.filesystems.get(&filesystem)?;
-        let object = file::open_handle(mount.as_fd(), kind, handle).ok()?;
+        let object = self.open(snapshot, filesystem, (kind, handle))?;
         let stat = file::stat_fd(object.as_fd()).ok()?;
         self.proc.path_of(object.as_fd(), &mut self.path).ok()?;
         let path = PathBuf::from(OsStr::from_bytes(self.path.as_bytes()));
         path.is_absolute().then_some((path, stat.id, stat.links as u32))
+    }
+
+    fn open(
+        &mut self,
+        snapshot: &Snapshot,
+        filesystem: u64,
+        (kind, handle): (i32, &[u8]),
+    ) -> Option<OwnedFd> {
+        let is_known = self.filesystems.contains_key(&filesystem) || self.inner(filesystem).is_some();
+        if !is_known {
+            self.find_filesystems(snapshot);
+            self.find_inner(snapshot);
+        }
+        match self.filesystems.get(&filesystem) {
+            Some(mount) => file::open_handle(mount.as_fd(), kind, handle).ok(),
+            None => file::open_handle(self.inner(filesystem)?.as_fd(), kind, handle).ok(),
+        }
+    }
+
+    fn inner(&self, filesystem: u64) -> Option<File> {
+        let directory = File::open(self.inner.get(&filesystem)?).ok()?;
+        file::filesystem_id(directory.as_fd()).is_ok_and(|id| id == filesystem).then_some(directory)
+    }
+
+    fn find_inner(&mut self, snapshot: &Snapshot) {
+        let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        for line in list.split(|&byte| byte == b'\n').filter_map(parse) {
+            if !unescape(line.point, &mut self.path) || snapshot.rule_for(self.path.as_bytes()).is_none() {
+                continue;
+            }
+            let point = PathBuf::from(OsStr::from_bytes(self.path.as_bytes()));
+            if point.is_dir()
+                && let Ok(directory) = File::open(&point)
+                && let Ok(id) = file::filesystem_id(directory.as_fd())
+            {
+                self.inner.insert(id, point);
+            }
+        }
     }
 
     fn find_filesystems(&mut self, snapshot: &Snapshot) {

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Level};
 use super::kubearmor::Labels;
 use super::lint;
 use super::load::{self, Loaded};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
+use super::model::{Action, Modification, Mounting, Origin, Policy, ProtectedPath, Response, Truncation};
 use super::paths;
 use super::resolver::{Kind, PathResolver, Resolutions};
 use super::snapshot::Snapshot;
@@ -116,6 +116,7 @@ pub fn protect(arguments: &[PathBuf], resolver: &dyn PathResolver) -> Result<Opt
         create: false,
         read: true,
         response: Response::Restore,
+        mount: Mounting::Report,
         writers: Vec::new(),
         severity: PROTECT_SEVERITY,
         tags: Vec::new(),

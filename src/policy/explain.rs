@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::model::Response;
+use super::model::{Mounting, Policy, Response};
 use super::resolver::{PathResolver, Resolutions};
 use super::snapshot::{Snapshot, WriterMask};
 use crate::access::{Access, Mutation};
@@ -54,14 +54,17 @@ pub fn change_words() -> impl Iterator<Item = &'static str> {
     Access::ALL.into_iter().map(Access::as_str).chain(Mutation::ALL.into_iter().map(Mutation::as_str))
 }
 
-/// How a `change` is kept from lasting that a policy with this response blocks.
-pub const fn enforcement_of(change: Change, response: Response) -> Enforcement {
-    match change {
+/// How a `change` is kept from lasting that this policy blocks.
+const fn enforcement_of(change: Change, policy: Option<&Policy>) -> Enforcement {
+    match (change, policy) {
         // A permission event covers it.
-        Change::Access(_) | Change::Resize => Enforcement::Prevented,
+        (Change::Access(_) | Change::Resize, _) => Enforcement::Prevented,
         // What lies below is only hidden, and whoever mounted it may have been somebody who may.
-        Change::Mutation(Mutation::Mount) => Enforcement::Detected,
-        Change::Mutation(_) => afterwards(response),
+        (Change::Mutation(Mutation::Mount), Some(Policy { mount: Mounting::Detach, .. })) => {
+            Enforcement::Healed
+        }
+        (Change::Mutation(Mutation::Mount), _) | (_, None) => Enforcement::Detected,
+        (Change::Mutation(_), Some(policy)) => afterwards(policy.response),
     }
 }
 
@@ -113,7 +116,7 @@ pub fn explain(
         Outcome::Audit if unseen => ("audit", Enforcement::None),
         Outcome::Audit => ("audit", Enforcement::Detected),
         Outcome::Deny if unseen => ("deny", afterwards(response)),
-        Outcome::Deny => ("deny", enforcement_of(change, response)),
+        Outcome::Deny => ("deny", enforcement_of(change, policy.map(|compiled| &compiled.policy))),
     };
     explanation.policy = policy.map(|compiled| compiled.policy.name.clone());
     Explanation { reason: verdict.reason.as_str().to_owned(), ..explanation }
@@ -152,7 +155,7 @@ mod tests {
     fn asked(path: &str, word: &str, exe: Option<&str>) -> Explanation {
         let text = "[[policy]]\nname = 'bin'\npaths = ['/bin/']\nwriters = ['w']\n\
                     [[policy]]\nname = 'log'\naction = 'audit'\nmodification = 'append'\npaths = ['/var/log/']\n\
-                    [[policy]]\nname = 'srv'\nresponse = 'alert'\npaths = ['/srv/']\n\
+                    [[policy]]\nname = 'srv'\nresponse = 'alert'\nmount = 'detach'\npaths = ['/srv/']\n\
                     [[policy]]\nname = 'opt'\ntruncate = 'restore'\npaths = ['/opt/']\n\
                     [[writer]]\nname = 'w'\nexe = ['/bin/dpkg']\n";
         let sources = [SourceFile { name: "p.toml".to_owned(), text: text.to_owned() }];
@@ -181,6 +184,7 @@ mod tests {
         let unlink = asked("/usr/bin/ls", "unlink", None);
         assert_eq!((unlink.verdict, unlink.enforcement), ("deny", Enforcement::Healed));
         assert_eq!(asked("/bin/ls", "mount", None).enforcement, Enforcement::Detected);
+        assert_eq!(asked("/srv/x", "mount", None).enforcement, Enforcement::Healed);
         let alert = asked("/srv/x", "chmod", None);
         assert_eq!((alert.verdict, alert.enforcement), ("deny", Enforcement::Detected));
         assert_eq!(asked("/srv/x", "truncate", None).enforcement, Enforcement::Prevented);

@@ -1,7 +1,7 @@
 //! The `file` section of a `KubeArmor` document: its entries, what they inherit, and the policies they become.
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
+use super::model::{Action, Modification, Mounting, Origin, Policy, ProtectedPath, Response, Truncation};
 use super::node::{Node, Value};
 use super::parsed::ParsedPolicy;
 use super::source::Span;
@@ -196,6 +196,7 @@ pub fn group(name: &str, name_span: Span, origin: &Origin, entries: Vec<Entry>) 
             create: false,
             read,
             response: Response::default_for(settings.action, Modification::Never),
+            mount: Mounting::Report,
             writers: Vec::new(),
             severity: settings.severity,
             tags: settings.tags,

@@ -56,6 +56,15 @@ pub enum Truncation {
     Restore,
 }
 
+/// What becomes of a mount over a protected path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mounting {
+    /// It is recorded.
+    Report,
+    /// It is unmounted and recorded, if it was not there when the gate came up.
+    Detach,
+}
+
 /// One entry of `paths`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProtectedPath {
@@ -96,6 +105,8 @@ pub struct Policy {
     pub read: bool,
     /// What happens to a change that cannot be refused.
     pub response: Response,
+    /// What becomes of a mount over one of the paths. Of that nobody is a trusted writer.
+    pub mount: Mounting,
     /// Indexes into [`PolicySet::writers`].
     pub writers: Vec<usize>,
     /// 1 (least) to 10.

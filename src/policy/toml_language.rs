@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::fields::{Fields, Findings};
-use super::model::{Action, Modification, Policy, Response, Truncation, Writer};
+use super::model::{Action, Modification, Mounting, Policy, Response, Truncation, Writer};
 use super::node::Node;
 use super::parsed::{Parsed, ParsedPolicy, ParsedWriter};
 use super::paths;
@@ -21,6 +21,7 @@ const POLICY_KEYS: &[&str] = &[
     "create",
     "read",
     "response",
+    "mount",
     "writers",
     "severity",
     "tags",
@@ -38,6 +39,7 @@ const MODIFICATIONS: &[(&str, Modification)] = &[
 const RESPONSES: &[(&str, Response)] = &[("restore", Response::Restore), ("alert", Response::Alert)];
 const TRUNCATIONS: &[(&str, Truncation)] =
     &[("refuse", Truncation::Refuse), ("restore", Truncation::Restore)];
+const MOUNTINGS: &[(&str, Mounting)] = &[("report", Mounting::Report), ("detach", Mounting::Detach)];
 /// Of a policy that names none.
 const SEVERITY_DEFAULT: u8 = 5;
 
@@ -98,16 +100,20 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
     let create = findings.boolean_at(&fields, "create").unwrap_or(false);
     let read = findings.boolean_at(&fields, "read").unwrap_or(true);
     let response = findings.word_at(&fields, "response", RESPONSES);
-    if response == Some(Response::Restore)
-        && action == Action::Audit
-        && let Some(span) = fields.key_span("response")
-    {
-        let message = "`response = \"restore\"` has no effect with `action = \"audit\"`";
-        findings.warn(
-            span,
-            message,
-            "an audit policy records and puts nothing back: block, or remove the key",
-        );
+    let mount = findings.word_at(&fields, "mount", MOUNTINGS).unwrap_or(Mounting::Report);
+    let in_vain = [
+        ("response", "restore", response == Some(Response::Restore)),
+        ("mount", "detach", mount == Mounting::Detach),
+    ];
+    for (key, word, is_said) in in_vain {
+        if is_said
+            && action == Action::Audit
+            && let Some(span) = fields.key_span(key)
+        {
+            let message = format!("`{key} = \"{word}\"` has no effect with `action = \"audit\"`");
+            let help = "an audit policy records and puts nothing back: block, or remove the key";
+            findings.warn(span, message, help);
+        }
     }
     let severity = findings.severity_at(&fields, "severity", false).unwrap_or(SEVERITY_DEFAULT);
     let message = findings.text_at(&fields, "message").unwrap_or_default().to_owned();
@@ -136,7 +142,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         }
     }
     if action == Action::Allow {
-        for key in ["modification", "truncate", "writers", "create", "read", "response"] {
+        for key in ["modification", "truncate", "writers", "create", "read", "response", "mount"] {
             if let Some(span) = fields.key_span(key) {
                 let message = format!("`{key}` has no effect with `action = \"allow\"`");
                 findings.warn(span, message, "an allow policy permits everything: remove the key");
@@ -154,6 +160,7 @@ fn read_policy(findings: &mut Findings<'_>, file: &Arc<str>, fields: Fields<'_>)
         create,
         read,
         response: response.unwrap_or(Response::default_for(action, modification)),
+        mount,
         writers: Vec::new(),
         severity,
         tags: tags.into_iter().map(|(tag, _)| tag.to_owned()).collect(),

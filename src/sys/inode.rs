@@ -29,8 +29,12 @@ impl Time {
 pub const FLAG_IMMUTABLE: u32 = 0x10;
 /// `FS_APPEND_FL` of linux/fs.h: `chattr +a`.
 pub const FLAG_APPEND: u32 = 0x20;
+/// `FS_NODUMP_FL` of linux/fs.h: `chattr +d`, which keeps a file out of backups.
+pub const FLAG_NODUMP: u32 = 0x40;
 /// The flags that keep a name or a file from being changed.
 pub const FLAGS_BLOCKING: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
+/// The flags that are kept: those of which statx(2) tells, so that nothing has to be opened.
+const FLAGS_KEPT: u32 = FLAGS_BLOCKING | FLAG_NODUMP;
 
 /// What statx(2) says, whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +61,7 @@ pub struct Inode {
     pub born: Time,
     /// Which device a device node stands for.
     pub rdev: u64,
-    /// [`FLAG_IMMUTABLE`] and [`FLAG_APPEND`], without opening the file.
+    /// [`FLAG_IMMUTABLE`], [`FLAG_APPEND`] and [`FLAG_NODUMP`], without opening the file.
     pub flags: u32,
     /// Which mount it was reached through.
     pub mount: u64,
@@ -83,19 +87,15 @@ impl Inode {
 fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
     // SAFETY: statx is plain old data; all zero is valid.
     let mut raw: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = flags | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    let how = flags | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
     // SAFETY: `name` is NUL-terminated and `raw` is valid and writable (statx(2)).
-    if unsafe { libc::statx(dir, name.as_ptr(), flags, mask, &raw mut raw) } < 0 {
+    if unsafe { libc::statx(dir, name.as_ptr(), how, mask, &raw mut raw) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut blocking = 0;
-    if raw.stx_attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0 {
-        blocking |= FLAG_IMMUTABLE;
-    }
-    if raw.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0 {
-        blocking |= FLAG_APPEND;
-    }
+    // The kernel has given these the numbers that chattr's flags have.
+    const { assert!(FLAG_NODUMP == libc::STATX_ATTR_NODUMP as u32) };
+    let flags = raw.stx_attributes as u32 & FLAGS_KEPT;
     Ok(Inode {
         id: Identity { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino },
         mode: u32::from(raw.stx_mode),
@@ -108,7 +108,7 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
         ctime: Time { sec: raw.stx_ctime.tv_sec, nsec: raw.stx_ctime.tv_nsec },
         born: Time { sec: raw.stx_btime.tv_sec, nsec: raw.stx_btime.tv_nsec },
         rdev: libc::makedev(raw.stx_rdev_major, raw.stx_rdev_minor),
-        flags: blocking,
+        flags,
         mount: raw.stx_mnt_id,
     })
 }
@@ -137,18 +137,18 @@ pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Inode> {
     statx(dir.as_raw_fd(), name, 0)
 }
 
-/// Makes the blocking flags of an open file or directory equal `wanted`, leaving all other flags alone.
+/// Makes the kept flags of an open file or directory equal `wanted`, leaving all other flags alone.
 ///
 /// # Errors
 /// Those of ioctl(2); `ENOTTY` or `EOPNOTSUPP` where the filesystem has no flags.
-pub fn set_blocking_flags(fd: BorrowedFd<'_>, wanted: u32) -> io::Result<()> {
+pub fn set_flags(fd: BorrowedFd<'_>, wanted: u32) -> io::Result<()> {
     // The kernel reads and writes an int, although the request is declared with a long.
     let mut flags: libc::c_int = 0;
     // SAFETY: `flags` is valid and writable for an int.
     if unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let new = (flags & !(FLAGS_BLOCKING as libc::c_int)) | (wanted & FLAGS_BLOCKING) as libc::c_int;
+    let new = (flags & !(FLAGS_KEPT as libc::c_int)) | (wanted & FLAGS_KEPT) as libc::c_int;
     if new == flags {
         return Ok(());
     }

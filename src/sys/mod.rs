@@ -14,6 +14,7 @@ pub mod file;
 pub mod histogram;
 pub mod inode;
 pub mod lease;
+pub mod mount;
 pub mod names;
 pub mod path;
 pub mod proc;

@@ -158,6 +158,10 @@ pub struct SharedPage {
     pub learning: AtomicU32,
     /// Generation of the snapshot whose roots are all in the inventory.
     pub learned_generation: AtomicU64,
+    /// Up to this number mounts are older than the gate, see [`super::mount`]; 0: not known.
+    pub mounts_at_start: AtomicU64,
+    /// Up to this number the watcher has dealt with mounts.
+    pub mounts_seen: AtomicU64,
     /// Things that were put back.
     pub healed: AtomicU64,
     /// One per responder.

@@ -3,6 +3,7 @@
 mod conclude;
 mod judge;
 mod learning;
+mod mounting;
 mod patrol;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -74,6 +75,7 @@ pub struct Keeper {
     fluid: HashMap<PathBuf, Instant>,
     /// What could not be put right, why, and when that was told.
     failed: HashMap<PathBuf, (Failure, Instant)>,
+    mountings: mounting::Mountings,
     stores: Vec<PathBuf>,
     /// Devices whose renames are watched.
     filesystems: HashSet<u64>,
@@ -125,6 +127,7 @@ impl Keeper {
             opening: VecDeque::new(),
             fluid: HashMap::new(),
             failed: HashMap::new(),
+            mountings: mounting::Mountings::default(),
             stores: Vec::new(),
             filesystems: HashSet::new(),
             vault_disturbed: false,
@@ -215,8 +218,8 @@ impl Keeper {
             return Duration::ZERO;
         }
         let next = if self.opening.is_empty() { LOOK_EVERY } else { OPENING_EVERY };
-        let due = self.healer.next_due().map(|at| at.saturating_duration_since(Instant::now()));
-        due.map_or(next, |due| due.min(next))
+        let due = [self.healer.next_due(), self.mountings.next_due()].into_iter().flatten().min();
+        due.map_or(next, |at| at.saturating_duration_since(Instant::now()).min(next))
     }
 
     fn note_state(&self) {

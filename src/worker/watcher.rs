@@ -24,6 +24,7 @@ use crate::sys::fanotify::Group;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
+use crate::sys::shared::SharedPage;
 use crate::sys::thread as system_thread;
 use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
 
@@ -71,7 +72,7 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         proc: Proc::open()?,
         places: Places::new()?,
         observer: observe::Observer::default(),
-        mounts: MountWatch::new()?,
+        mounts: mounts(worker.page)?,
         scratch: FixedPath::default(),
         inherits: true,
         keeper,
@@ -83,6 +84,14 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         watcher.run();
     })?;
     Ok(Some(Watching { thread, ending }))
+}
+
+/// Of the worker before this one, if there was one and the kernel tells what has come since.
+fn mounts(page: &SharedPage) -> io::Result<MountWatch> {
+    match page.mounts_at_start.load(Relaxed) {
+        0 => MountWatch::new(),
+        at_start => MountWatch::resume(at_start, page.mounts_seen.load(Relaxed)),
+    }
 }
 
 fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Keeper>> {
@@ -135,6 +144,7 @@ impl Watcher {
         self.spare_memory(true);
         self.work_off();
         self.spare_memory(false);
+        self.look_at_mounts();
         let mut timeout = Duration::ZERO;
         loop {
             let Woken { remounted, ending } = self.wait(watch, timeout);
@@ -145,7 +155,7 @@ impl Watcher {
                 self.work_off();
             }
             self.inherits = false;
-            if remounted {
+            if remounted || self.keeper.as_ref().is_some_and(Keeper::has_mounts_due) {
                 self.look_at_mounts();
             }
             timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
@@ -304,10 +314,12 @@ impl Watcher {
 
     fn look_at_mounts(&mut self) {
         let snapshot = Arc::clone(&self.worker.shared.in_force.load().1.snapshot);
-        for covered in self.mounts.look(&snapshot) {
-            if let Some(keeper) = &mut self.keeper {
-                keeper.take_mount(&covered);
-            }
+        let found = self.mounts.look(&snapshot);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.take_mounts(&mut self.mounts, found);
         }
+        let (at_start, seen) = self.mounts.progress();
+        self.worker.page.mounts_at_start.store(at_start, Relaxed);
+        self.worker.page.mounts_seen.store(seen, Relaxed);
     }
 }

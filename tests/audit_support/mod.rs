@@ -8,7 +8,9 @@ use std::sync::Arc;
 use writegate::access::Access;
 use writegate::audit::context::{Container, Context, Owner};
 use writegate::audit::record::{Ancestor, Kind, Object, ObjectKind, Record, What};
-use writegate::policy::model::{Action, Modification, Origin, Policy, ProtectedPath, Response, Truncation};
+use writegate::policy::model::{
+    Action, Modification, Mounting, Origin, Policy, ProtectedPath, Response, Truncation,
+};
 use writegate::policy::snapshot::{CompiledPolicy, Snapshot, WriterMask};
 use writegate::trie::PathTrie;
 use writegate::verdict::Reason;
@@ -26,6 +28,7 @@ pub fn snapshot(generation: u64) -> Arc<Snapshot> {
         create: false,
         read: true,
         response: Response::Restore,
+        mount: Mounting::Report,
         writers: Vec::new(),
         severity: 1,
         tags: vec!["NIST".to_owned(), "NIST_800-53_AU-2".to_owned()],

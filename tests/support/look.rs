@@ -29,7 +29,7 @@ pub struct Seen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inodes {
     All,
-    /// Directories and symbolic links may be made again: no link can keep them.
+    /// Directories may be made again, no link can keep them; and symbolic links with them.
     OfFiles,
 }
 

@@ -8,6 +8,7 @@ pub mod actor;
 pub mod attacks;
 mod gate;
 pub mod look;
+pub mod rare;
 pub mod raw;
 
 use std::any::type_name;

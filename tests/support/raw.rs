@@ -149,6 +149,12 @@ fn call_i386(number: i64, path: &Path, second: i64, third: i64) -> io::Result<i3
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
 }
 
+/// unlink(2) of the 32-bit table.
+#[cfg(target_arch = "x86_64")]
+pub fn unlink_i386(path: &Path) -> io::Result<()> {
+    call_i386(10, path, 0, 0).map(drop)
+}
+
 #[cfg(target_arch = "x86_64")]
 pub fn open_i386(path: &Path, flags: i32) -> io::Result<OwnedFd> {
     owned(call_i386(5, path, i64::from(flags), 0o644)?.into())
@@ -182,7 +188,8 @@ pub fn open_uring(path: &Path, flags: i32, submission: squeue::Flags) -> io::Res
     owned(submit(&open.flags(submission))?.into())
 }
 
-fn submit(entry: &squeue::Entry) -> io::Result<i32> {
+/// Has `io_uring` do one thing.
+pub fn submit(entry: &squeue::Entry) -> io::Result<i32> {
     let mut ring = IoUring::new(4)?;
     // SAFETY: what the entry points to lives until the completion has been waited for.
     unsafe { ring.submission().push(entry) }.expect("room for one entry");

@@ -38,6 +38,21 @@ fn apart(work: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
     })
 }
 
+/// With another root directory; for a thread that shares it with nobody.
+fn within(root: &Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    nix::unistd::chroot(root)?;
+    work()
+}
+
+/// With the whole mount table of this namespace moved aside.
+fn pivoted(root: &Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    bind(root, root)?;
+    std::env::set_current_dir(root)?;
+    nix::unistd::pivot_root(".", ".")?;
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)?;
+    work()
+}
+
 fn by_user(place: &Place, script: &str) -> io::Result<()> {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).current_dir(&place.inside).uid(UNPRIVILEGED).gid(UNPRIVILEGED);
@@ -80,11 +95,18 @@ pub const WAYS: &[Way] = &[
         write(&p.out("alias"))
     }),
     way(WRITE_BIND, "before", |p| write(&p.out("bound/file"))).prepare(bound),
+    way(WRITE_BIND, "of a file", |p| {
+        fs::write(p.out("bound"), "")?;
+        bind(&p.file(), &p.out("bound"))?;
+        write(&p.out("bound"))
+    }),
     way(WRITE_BIND, "after", |p| {
         bound(p)?;
         write(&p.out("bound/file"))
     }),
     way(WRITE_APART, "unshare", |p| apart(|| write(&p.file()))),
+    way(WRITE_APART, "chroot", |p| apart(|| within(&p.inside, || write(Path::new("/file"))))),
+    way(WRITE_APART, "pivot_root", |p| apart(|| pivoted(&p.inside, || write(Path::new("/file"))))),
     way(WRITE_OLD, "link", |p| write(&p.out("old"))).prepare(|p| fs::hard_link(p.file(), p.out("old"))),
     way(WRITE_NEW, "link", |p| {
         fs::hard_link(p.file(), p.out("late"))?;
@@ -105,6 +127,11 @@ pub const WAYS: &[Way] = &[
     }),
     way(NAMES, "another namespace, unlink", |p| apart(|| fs::remove_file(p.file()))),
     way(NAMES, "another namespace, rename", |p| apart(|| fs::rename(p.file(), p.at("other")))),
+    way(NAMES, "chroot, unlink", |p| apart(|| within(&p.inside, || fs::remove_file("/file")))),
+    way(NAMES, "pivot_root, rename", |p| apart(|| pivoted(&p.inside, || fs::rename("/file", "/dir/inner")))),
+    way(NAMES, "/proc/<pid>/root, unlink", |p| {
+        fs::remove_file(Path::new("/proc/self/root").join(p.file().strip_prefix("/").expect("absolute")))
+    }),
     way(USER, "rm", |p| by_user(p, "rm -f file")),
     way(USER, "mv", |p| by_user(p, "mv other file")),
     way(USER, "mkdir", |p| by_user(p, "mkdir new")),

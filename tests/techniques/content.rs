@@ -2,18 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use io_uring::squeue::Flags;
 use libc::{O_APPEND, O_CREAT, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 use nix::fcntl::FallocateFlags;
-use writegate::sys::attack;
+use writegate::sys::{attack, inode};
 
-use super::{EVIL, Place, Way, nameless, way};
-use crate::support::{Finally, raw};
+use super::{EVIL, Place, Way, nameless, way, write};
+use crate::support::{Finally, rare, raw};
 
 /// Descriptors from before the start, by place.
 static HELD: Mutex<Vec<(usize, File)>> = Mutex::new(Vec::new());
@@ -40,9 +42,12 @@ const URING: &str = "open for writing: io_uring";
 const I386: &str = "open for writing: i386 system calls";
 const HANDLE: &str = "open for writing: open_by_handle_at";
 const REOPEN: &str = "open for writing: reopening /proc/self/fd/N";
+const PROC: &str = "open for writing: through /proc/<pid>/root, cwd or map_files";
 const TRUNC: &str = "empty a file: O_TRUNC";
 const CREATE: &str = "create a file: O_CREAT";
 const COPY: &str = "write with copy_file_range, sendfile, splice or fallocate";
+const BLOCKS: &str = "take over or exchange blocks: FICLONE, EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT";
+const DEVICE: &str = "use a file as a disk: swapon, losetup";
 const TRUNCATE: &str = "empty or extend a file: truncate by path";
 const OLD: &str = "write through a descriptor from before the start";
 const OLD_MAPPING: &str = "write through a shared mapping from before the start";
@@ -64,6 +69,11 @@ pub const WAYS: &[Way] = &[
     way(HANDLE, "open_by_handle_at", |p| put(raw::open_by_handle(&p.file(), O_WRONLY)?)),
     way(REOPEN, "of a reader", |p| put(raw::reopen(&p.file(), O_RDONLY, O_WRONLY)?)),
     way(REOPEN, "of O_PATH", |p| put(raw::reopen(&p.file(), O_PATH, O_RDWR)?)),
+    way(PROC, "root", |p| {
+        write(&Path::new("/proc/self/root").join(p.file().strip_prefix("/").expect("absolute")))
+    }),
+    way(PROC, "cwd", write_through_cwd),
+    way(PROC, "map_files", write_through_mapping),
     way(TRUNC, "O_WRONLY|O_TRUNC", |p| raw::openat(&p.file(), O_WRONLY | O_TRUNC).map(drop)),
     way("empty a file: O_RDONLY|O_TRUNC with open or openat", "open", |p| {
         raw::open(&p.file(), O_RDONLY | O_TRUNC).map(drop)
@@ -100,6 +110,25 @@ pub const WAYS: &[Way] = &[
         Ok(nix::fcntl::fallocate(&file, flags, 0, 4)?)
     }),
     way(COPY, "ftruncate", |p| File::options().write(true).open(p.file())?.set_len(0)),
+    way(BLOCKS, "FICLONE", |p| {
+        let to = raw::openat(&p.file(), O_WRONLY)?;
+        inode::clone_content(File::open(p.out("file"))?.as_fd(), to.as_fd())
+    }),
+    way(BLOCKS, "EXT4_IOC_MOVE_EXT, into it", |p| {
+        rare::move_extent(&raw::openat(&p.file(), O_RDWR)?, &raw::openat(&p.out("file"), O_RDWR)?)
+    }),
+    way(BLOCKS, "EXT4_IOC_MOVE_EXT, out of it", |p| {
+        rare::move_extent(&raw::openat(&p.out("file"), O_RDWR)?, &raw::openat(&p.file(), O_RDWR)?)
+    }),
+    way(BLOCKS, "EXT4_IOC_SWAP_BOOT", |p| rare::swap_boot(&raw::openat(&p.file(), O_RDWR)?)),
+    way(DEVICE, "swapon", |p| rare::swap_on(&p.file())),
+    way(DEVICE, "losetup", |p| {
+        let mut losetup = Command::new("losetup");
+        losetup.arg("--find").arg(p.file()).stderr(Stdio::piped());
+        let said = String::from_utf8_lossy(&losetup.output()?.stderr).into_owned();
+        let refused = said.contains("Operation not permitted");
+        if refused { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Err(io::Error::other(said)) }
+    }),
     way(OLD, "write", |p| held(p).write_all(EVIL)).prepare(hold),
     way(OLD, "ftruncate", |p| held(p).set_len(0)).prepare(hold),
     way(OLD, "fallocate, punch hole", |p| {
@@ -112,6 +141,21 @@ pub const WAYS: &[Way] = &[
     way("overwrite a log opened for appending, after clearing O_APPEND with fcntl", "fcntl", overwrite_log)
         .policy("modification = 'append'"),
 ];
+
+/// Through the working directory of another process.
+fn write_through_cwd(place: &Place) -> io::Result<()> {
+    let mut other = Command::new("sleep").arg("60").current_dir(&place.inside).spawn()?;
+    let wrote = write(Path::new(&format!("/proc/{}/cwd/file", other.id())));
+    other.kill()?;
+    other.wait()?;
+    wrote
+}
+
+/// Through what /proc says of a mapping that was made for reading.
+fn write_through_mapping(place: &Place) -> io::Result<()> {
+    let mapped = rare::Mapping::of(&File::open(place.file())?)?;
+    write(&mapped.proc_path())
+}
 
 /// openat2(2) whose flags another thread changes between what the gate sees and what the kernel has read.
 fn truncate_behind_flags(place: &Place) -> io::Result<()> {

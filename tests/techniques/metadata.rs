@@ -14,7 +14,10 @@ use nix::sys::time::TimeSpec;
 use writegate::sys::{attack, inode, xattr};
 
 use super::{Way, way};
-use crate::support::raw::{self, cstr};
+use crate::support::{
+    rare,
+    raw::{self, cstr},
+};
 
 /// Somebody else's number.
 const OTHER: u32 = 12_345;
@@ -29,7 +32,7 @@ fn mode(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 fn flags(path: &Path, flags: u32) -> io::Result<()> {
-    inode::set_blocking_flags(File::open(path)?.as_fd(), flags)
+    inode::set_flags(File::open(path)?.as_fd(), flags)
 }
 
 /// `struct vfs_cap_data`, revision 2: the right to set user ids, effective.
@@ -45,6 +48,12 @@ const CHOWN: &str = "change owner or group: chown";
 const XATTR: &str = "change extended attributes, ACLs, file capabilities: setxattr";
 const UTIMES: &str = "change times: utimes";
 const CHATTR: &str = "change inode flags: chattr";
+const CHATTR_UNSEEN: &str = "change other inode flags: chattr +S, +A, +D, +c and the like";
+
+/// `FS_SYNC_FL` of linux/fs.h.
+const SYNCHRONOUS: u32 = 0x8;
+/// `FS_NOATIME_FL` of linux/fs.h.
+const NO_ACCESS_TIME: u32 = 0x80;
 
 pub const WAYS: &[Way] = &[
     way(CHMOD, "chmod", |p| mode(&p.file(), 0o777)),
@@ -63,6 +72,10 @@ pub const WAYS: &[Way] = &[
     way(XATTR, "user.", |p| set(&p.file(), c"user.intruder", b"1")),
     way(XATTR, "changed", |p| set(&p.file(), c"user.kept", b"no")),
     way(XATTR, "removed", |p| xattr::remove(&cstr(&p.file()), c"user.kept")),
+    way(XATTR, "io_uring, through a reader", |p| {
+        rare::set_attribute_uring(&File::open(p.file())?, c"user.kept", b"no")
+    })
+    .needs("io_uring"),
     way(XATTR, "trusted.", |p| set(&p.file(), c"trusted.intruder", b"1")),
     way(XATTR, "security.", |p| set(&p.file(), c"security.intruder", b"1")),
     way(XATTR, "security.capability", |p| set(&p.file(), c"security.capability", CAPABILITY)),
@@ -75,12 +88,22 @@ pub const WAYS: &[Way] = &[
         let (then, how) = (TimeSpec::new(1, 2), UtimensatFlags::NoFollowSymlink);
         Ok(utimensat(AT_FDCWD, &p.at("link"), &then, &then, how)?)
     }),
+    way(UTIMES, "utimensat of a directory", |p| {
+        let then = TimeSpec::new(1, 2);
+        Ok(utimensat(AT_FDCWD, &p.at("dir"), &then, &then, UtimensatFlags::FollowSymlink)?)
+    }),
     way(UTIMES, "of a directory", |p| {
         File::open(p.at("dir"))?.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH))
     }),
     way(CHATTR, "+i", |p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
     way(CHATTR, "+a of a directory", |p| flags(&p.at("dir"), inode::FLAG_APPEND)),
     way(CHATTR, "-i", |p| flags(&p.file(), 0)).prepare(|p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
+    way(CHATTR, "+d", |p| flags(&p.file(), inode::FLAG_NODUMP)),
+    way(CHATTR, "+d of a directory", |p| flags(&p.at("dir"), inode::FLAG_NODUMP)),
+    way(CHATTR, "+i without an open: file_setattr", |p| rare::make_immutable(&p.file()))
+        .possible(rare::has_file_setattr),
+    way(CHATTR_UNSEEN, "+S", |p| rare::add_flags(&p.file(), SYNCHRONOUS)),
+    way(CHATTR_UNSEEN, "+A of a directory", |p| rare::add_flags(&p.at("dir"), NO_ACCESS_TIME)),
     way(CHATTR, "+i of the directory of a file that is deleted", |p| {
         fs::remove_file(p.at("dir/inner"))?;
         flags(&p.at("dir"), inode::FLAG_IMMUTABLE)

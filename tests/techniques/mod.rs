@@ -90,6 +90,8 @@ pub struct Way {
     pub inodes: Inodes,
     /// The feature of the host without which it cannot be done.
     pub needs: Option<&'static str>,
+    /// Whether this kernel has the call.
+    pub possible: fn() -> bool,
     /// What the policy says beside the paths.
     pub policy: &'static str,
 }
@@ -103,6 +105,7 @@ const fn way(row: &'static str, how: &'static str, run: fn(&Place) -> io::Result
         tree: Tree::Above,
         inodes: Inodes::All,
         needs: None,
+        possible: || true,
         policy: "",
     }
 }
@@ -116,13 +119,17 @@ impl Way {
         Self { tree: Tree::Here, ..self }
     }
 
-    /// What is lost is a directory or a symbolic link, which is made again.
+    /// A directory is lost, which is made again.
     const fn remade(self) -> Self {
         Self { inodes: Inodes::OfFiles, ..self }
     }
 
     const fn policy(self, policy: &'static str) -> Self {
         Self { policy, ..self }
+    }
+
+    const fn possible(self, possible: fn() -> bool) -> Self {
+        Self { possible, ..self }
     }
 
     const fn needs(self, feature: &'static str) -> Self {

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use super::Keeper;
 use crate::access::{Access, Mutation};
 use crate::audit::record::Kind;
-use crate::heal::{Action, Did};
+use crate::heal::{Action, Did, Failure};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide};
 use crate::watch::incident::Incident;
-use crate::watch::mounts::Covered;
 use crate::watch::report::{About, describe};
 
 /// How many such failures are remembered before the old ones are forgotten.
@@ -42,7 +41,7 @@ impl Keeper {
                 }
                 continue;
             }
-            if self.is_known_failure(&action) {
+            if self.is_known_failure(&action) || about.is_none() && is_of_a_mount(&action) {
                 continue;
             }
             let record = first.take().or_else(|| {
@@ -105,19 +104,6 @@ impl Keeper {
         let (path, tid) = (&incident.path, incident.tid);
         self.report(About { snapshot: &snapshot, verdict, change: incident.change(true), path, tid });
     }
-
-    /// Something was mounted over a protected path.
-    pub fn take_mount(&mut self, covered: &Covered) {
-        let snapshot = self.snapshot();
-        let verdict = standing_verdict(&snapshot, &covered.path);
-        let change = Change::Mutation(Mutation::Mount);
-        let about = About { snapshot: &snapshot, verdict, change, path: &covered.path, tid: 0 };
-        let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };
-        record.alias = record.push_text(covered.point.as_os_str().as_bytes());
-        record.detail =
-            record.push_text(b"something was mounted over it: what is below is not what is protected");
-        self.reporter.send(record);
-    }
 }
 
 /// The rule of `path`; of a directory above protected names that of the first of them.
@@ -154,6 +140,11 @@ pub(super) fn name_of_change(incident: &Incident, change: Change) -> Change {
     } else {
         change
     }
+}
+
+/// Whether a mount is all that is in the way: that is on record itself, and not for each name that it hides.
+const fn is_of_a_mount(action: &Action) -> bool {
+    matches!(action.did, Did::Failed(Failure::MountedOver | Failure::NotMounted))
 }
 
 /// The word for what was found to have happened, where nobody reported it.
