@@ -130,7 +130,9 @@ fn what_came_into_a_tree_while_it_was_elsewhere_is_looked_for() {
         fs::write(sub.join("deep/evil"), "evil").unwrap();
         let due: Vec<_> = healer.take_mended(100).collect();
         assert!(due.contains(&sub.join("deep")), "{due:?}");
-        due.iter().for_each(|directory| drop(healer.reconcile(directory, &Hint::default())));
+        for directory in &due {
+            healer.reconcile(directory, &Hint::default());
+        }
         assert_same(&before, &digest(top));
     });
 }
