@@ -16,6 +16,7 @@ mod inventory;
 mod journal;
 mod mend;
 mod object;
+mod packed;
 mod quarantine;
 mod reconcile;
 mod release;

@@ -75,7 +75,7 @@ impl Places {
     }
 
     fn find_filesystems(&mut self, snapshot: &Snapshot) {
-        for root in &snapshot.roots {
+        for root in snapshot.roots() {
             let Some(top) = root.path.ancestors().find(|path| path.is_dir()) else { continue };
             if let Ok(directory) = File::open(top)
                 && let Ok(id) = file::filesystem_id(directory.as_fd())

@@ -181,7 +181,8 @@ impl Keeper {
 
     /// Work for when nothing is reported; how long until there is more.
     pub fn idle(&mut self) -> Duration {
-        self.fresh.clear();
+        // With its memory: one directory may have had a hundred thousand names.
+        self.fresh = HashSet::new();
         self.catch_up();
         self.settle_opened();
         let due = self.healer.due();

@@ -74,5 +74,5 @@ fn covered_by(snapshot: &Snapshot, point: &Path) -> Option<Covered> {
         return Some(Covered { point: point.to_owned(), path: point.to_owned() });
     }
     let root = snapshot.roots_below(point).next()?;
-    Some(Covered { point: point.to_owned(), path: root.path.clone() })
+    Some(Covered { point: point.to_owned(), path: root.path.to_owned() })
 }
