@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::MarkTable;
@@ -19,7 +19,14 @@ pub struct Places {
     proc: Proc,
     filesystems: HashMap<u64, OwnedFd>,
     path: FixedPath,
+    /// Where directories are from which little is of interest, by filesystem and handle; see
+    /// [`Places::is_unconcerned`].
+    lately: HashMap<Box<[u8]>, Box<[u8]>>,
+    key: Vec<u8>,
 }
+
+/// How many directories are remembered before all are forgotten.
+const LATELY_MAX: usize = 1024;
 
 impl Places {
     /// Knows no filesystem yet.
@@ -27,7 +34,54 @@ impl Places {
     /// # Errors
     /// /proc cannot be opened.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { proc: Proc::open()?, filesystems: HashMap::new(), path: FixedPath::default() })
+        Ok(Self {
+            proc: Proc::open()?,
+            filesystems: HashMap::new(),
+            path: FixedPath::default(),
+            lately: HashMap::new(),
+            key: Vec::new(),
+        })
+    }
+
+    /// Whether no policy has to do with `name` in the directory with that handle, nor with anything below it. Where the
+    /// directory is, is remembered: whoever renames all the time somewhere else costs no look at each.
+    ///
+    /// Directories move: call [`Places::forget`] whenever one may have.
+    pub fn is_unconcerned(
+        &mut self,
+        snapshot: &Snapshot,
+        table: &MarkTable,
+        filesystem: u64,
+        (kind, handle): (i32, &[u8]),
+        name: &[u8],
+    ) -> bool {
+        self.key.clear();
+        self.key.extend(filesystem.to_le_bytes());
+        self.key.extend(kind.to_le_bytes());
+        self.key.extend(handle);
+        if !self.lately.contains_key(self.key.as_slice()) {
+            let Some(directory) = self.locate(snapshot, table, filesystem, (kind, handle), b"") else {
+                return false;
+            };
+            if self.lately.len() >= LATELY_MAX {
+                self.lately.clear();
+            }
+            self.lately.insert(self.key.as_slice().into(), directory.into_os_string().into_vec().into());
+        }
+        let Some(directory) = self.lately.get(self.key.as_slice()) else { return false };
+        let whole =
+            self.path.set(directory) && (matches!(name, b"" | b".") || self.path.push_component(name));
+        let path = self.path.as_bytes();
+        // What is in no directory that can be reached from here has no path.
+        whole
+            && path.first() == Some(&b'/')
+            && snapshot.rule_for(path).is_none()
+            && !snapshot.trie.below(path)
+    }
+
+    /// Some directory may be elsewhere than it was.
+    pub fn forget(&mut self) {
+        self.lately.clear();
     }
 
     /// The canonical path of `name` in the directory with that handle; `None` when it is gone.

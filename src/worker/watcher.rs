@@ -27,6 +27,8 @@ use crate::sys::proc::Proc;
 use crate::sys::thread as system_thread;
 use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
 
+/// Something was elsewhere before.
+const MOVED: u64 = libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 /// How often creations that nobody asked about are taken from the kernel's queue.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a watcher that was told to has ended.
@@ -197,6 +199,7 @@ impl Watcher {
 
     fn take(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
         if notification.mask & libc::FAN_Q_OVERFLOW != 0 {
+            self.places.forget();
             self.worker.logger.notifications_lost();
             if let Some(keeper) = &mut self.keeper {
                 keeper.overflowed();
@@ -206,6 +209,18 @@ impl Watcher {
         let own = self.worker.page.is_own_thread(notification.tid)
             || self.inherits && self.worker.page.was_own_thread(notification.tid)
             || self.worker.page.supervisor_pid.load(Relaxed) == notification.tid;
+        let is_directory = notification.mask & libc::FAN_ONDIR != 0;
+        if is_directory && notification.mask & MOVED != 0 {
+            self.places.forget();
+        }
+        // Of a file of the vault's or the quarantine's, which our own hand has moved or made, or of one that somebody
+        // renames where nothing is protected.
+        if !is_directory
+            && (own || notification.mask & libc::FAN_RENAME != 0)
+            && self.is_unconcerned(snapshot, notification.place)
+        {
+            return;
+        }
         if notification.mask & libc::FAN_RENAME != 0 {
             if !own {
                 self.take_rename(snapshot, notification);
@@ -256,6 +271,13 @@ impl Watcher {
         }
     }
 
+    /// Whether no policy has to do with the place.
+    fn is_unconcerned(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> bool {
+        let Some(Place { directory, name }) = place else { return false };
+        let handle = (directory.handle_type, directory.handle);
+        self.places.is_unconcerned(snapshot, &self.worker.shared.table, directory.filesystem, handle, name)
+    }
+
     fn locate(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> Option<PathBuf> {
         let place = place?;
         let directory = (place.directory.handle_type, place.directory.handle);
@@ -303,6 +325,7 @@ impl Watcher {
     }
 
     fn look_at_mounts(&mut self) {
+        self.places.forget();
         let snapshot = Arc::clone(&self.worker.shared.in_force.load().1.snapshot);
         for covered in self.mounts.look(&snapshot) {
             if let Some(keeper) = &mut self.keeper {
