@@ -372,6 +372,11 @@ impl Healer {
         self.quarantine.file(id, seq);
     }
 
+    /// Nothing has to be put right now: what was kept for the next time goes.
+    pub fn rest(&mut self) {
+        self.quarantine.rest();
+    }
+
     /// After a restart, or when somebody else was at the vault or the quarantine: finds out again what they hold,
     /// holds what is missing of what still is the expected object, and drops the rest.
     pub fn rehold(&mut self) {

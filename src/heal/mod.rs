@@ -15,6 +15,7 @@ mod healer;
 mod inventory;
 mod journal;
 mod mend;
+mod notes;
 mod object;
 mod packed;
 mod quarantine;

@@ -203,6 +203,7 @@ impl Keeper {
         let learned = self.learn().is_some();
         if !learned && self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
+            self.healer.rest();
             if self.is_quiet() {
                 self.look_around();
             }
