@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::MarkTable;
 use crate::policy::snapshot::Snapshot;
@@ -20,9 +20,11 @@ pub struct Places {
     filesystems: HashMap<u64, OwnedFd>,
     path: FixedPath,
     /// Where directories are from which little is of interest, by filesystem and handle; see
-    /// [`Places::is_unconcerned`].
+    /// [`Places::unconcerned`].
     lately: HashMap<Box<[u8]>, Box<[u8]>>,
     key: Vec<u8>,
+    /// Under which snapshot that was.
+    generation: u64,
 }
 
 /// How many directories are remembered before all are forgotten.
@@ -40,43 +42,42 @@ impl Places {
             path: FixedPath::default(),
             lately: HashMap::new(),
             key: Vec::new(),
+            generation: 0,
         })
     }
 
-    /// Whether no policy has to do with `name` in the directory with that handle, nor with anything below it. Where the
-    /// directory is, is remembered: whoever renames all the time somewhere else costs no look at each.
+    /// The path of `name` in the directory with that handle, if no policy has to do with it nor with anything below it.
+    /// Where the directory is, is remembered: whoever is at work all the time somewhere else costs no look at each.
     ///
     /// Directories move: call [`Places::forget`] whenever one may have.
-    pub fn is_unconcerned(
+    pub fn unconcerned(
         &mut self,
         snapshot: &Snapshot,
         table: &MarkTable,
         filesystem: u64,
         (kind, handle): (i32, &[u8]),
         name: &[u8],
-    ) -> bool {
+    ) -> Option<&Path> {
+        // What is newly marked has a path of its own in the table.
+        if self.generation != snapshot.generation || self.lately.len() >= LATELY_MAX {
+            self.lately.clear();
+            self.generation = snapshot.generation;
+        }
         self.key.clear();
         self.key.extend(filesystem.to_le_bytes());
         self.key.extend(kind.to_le_bytes());
         self.key.extend(handle);
         if !self.lately.contains_key(self.key.as_slice()) {
-            let Some(directory) = self.locate(snapshot, table, filesystem, (kind, handle), b"") else {
-                return false;
-            };
-            if self.lately.len() >= LATELY_MAX {
-                self.lately.clear();
-            }
+            let directory = self.locate(snapshot, table, filesystem, (kind, handle), b"")?;
             self.lately.insert(self.key.as_slice().into(), directory.into_os_string().into_vec().into());
         }
-        let Some(directory) = self.lately.get(self.key.as_slice()) else { return false };
-        let whole =
-            self.path.set(directory) && (matches!(name, b"" | b".") || self.path.push_component(name));
+        let whole = self.path.set(self.lately.get(self.key.as_slice())?)
+            && (matches!(name, b"" | b".") || self.path.push_component(name));
         let path = self.path.as_bytes();
         // What is in no directory that can be reached from here has no path.
-        whole
-            && path.first() == Some(&b'/')
-            && snapshot.rule_for(path).is_none()
-            && !snapshot.trie.below(path)
+        let is_path = whole && path.first() == Some(&b'/');
+        (is_path && snapshot.rule_for(path).is_none() && !snapshot.trie.below(path))
+            .then(|| Path::new(OsStr::from_bytes(path)))
     }
 
     /// Some directory may be elsewhere than it was.

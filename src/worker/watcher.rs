@@ -213,12 +213,7 @@ impl Watcher {
         if is_directory && notification.mask & MOVED != 0 {
             self.places.forget();
         }
-        // Of a file of the vault's or the quarantine's, which our own hand has moved or made, or of one that somebody
-        // renames where nothing is protected.
-        if !is_directory
-            && (own || notification.mask & libc::FAN_RENAME != 0)
-            && self.is_unconcerned(snapshot, notification.place)
-        {
+        if !is_directory && self.is_unconcerned(snapshot, notification.place, own) {
             return;
         }
         if notification.mask & libc::FAN_RENAME != 0 {
@@ -271,11 +266,14 @@ impl Watcher {
         }
     }
 
-    /// Whether no policy has to do with the place.
-    fn is_unconcerned(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> bool {
+    /// Whether a file there is no concern of any policy. What others do in our own stores is; what our own hand does
+    /// there is not.
+    fn is_unconcerned(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>, own: bool) -> bool {
         let Some(Place { directory, name }) = place else { return false };
         let handle = (directory.handle_type, directory.handle);
-        self.places.is_unconcerned(snapshot, &self.worker.shared.table, directory.filesystem, handle, name)
+        let (table, keeper) = (&self.worker.shared.table, &self.keeper);
+        let path = self.places.unconcerned(snapshot, table, directory.filesystem, handle, name);
+        path.is_some_and(|path| own || keeper.as_ref().is_none_or(|keeper| !keeper.is_in_store(path)))
     }
 
     fn locate(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> Option<PathBuf> {

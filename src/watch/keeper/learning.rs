@@ -161,7 +161,8 @@ impl Keeper {
         }
     }
 
-    pub(super) fn is_in_store(&self, path: &Path) -> bool {
+    /// Whether it lies in the vault or the quarantine.
+    pub fn is_in_store(&self, path: &Path) -> bool {
         self.stores.iter().any(|store| path.starts_with(store))
     }
 
