@@ -69,7 +69,7 @@ fn based(inventory: &Inventory) -> Vec<u8> {
 }
 
 fn listed(inventory: &Inventory) -> Vec<(PathBuf, Expected)> {
-    inventory.iter().map(|(path, expected)| (path.to_owned(), expected.clone())).collect()
+    inventory.iter().map(|(path, expected)| (path.to_owned(), expected)).collect()
 }
 
 proptest! {
@@ -81,7 +81,7 @@ proptest! {
         let mut journal = Vec::new();
         for step in steps {
             match step {
-                Step::Put(path, expected) => { inventory.put(Path::new(&path), expected); }
+                Step::Put(path, expected) => { inventory.put(Path::new(&path), &expected); }
                 Step::Remove(path) => { inventory.remove(Path::new(&path)); }
                 Step::RemoveOne(path) => { inventory.remove_one(Path::new(&path)); }
                 Step::Base => { inventory.take_changes(); journal = based(&inventory); }
@@ -109,7 +109,7 @@ proptest! {
     ) {
         let mut inventory = Inventory::new(true);
         for (at, expected) in entries.into_iter().enumerate() {
-            inventory.put(Path::new(&format!("/{at}")), expected);
+            inventory.put(Path::new(&format!("/{at}")), &expected);
         }
         let mut journal = inventory.take_changes();
         let at = cut.index(journal.len());
@@ -130,9 +130,9 @@ proptest! {
 fn children_of_the_root_and_of_names_that_sort_around_the_slash() {
     let mut inventory = Inventory::new(false);
     inventory.take(Path::new("/")).unwrap();
-    let expected = inventory.get(Path::new("/")).unwrap().clone();
+    let expected = inventory.get(Path::new("/")).unwrap();
     for path in ["/", "/a", "/a-b", "/a/x", "/a/x/y", "/a0", "/a!"] {
-        inventory.put(Path::new(path), expected.clone());
+        inventory.put(Path::new(path), &expected);
     }
     let children = |path: &str| {
         let mut found: Vec<_> =

@@ -86,7 +86,7 @@ fn the_seed_protects_sbin_where_its_label_is() {
     assert_eq!(ask("/sbin/file", "read").verdict, "allow");
     assert_eq!(ask("/sbin/file", "unlink").enforcement, Enforcement::Healed);
     assert_eq!(ask("/home/file", "write").policy, None);
-    assert!(snapshot.roots.iter().any(|root| root.path == Path::new("/usr/sbin")));
+    assert!(snapshot.roots().any(|root| root.path == Path::new("/usr/sbin")));
 }
 
 #[test]

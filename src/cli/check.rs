@@ -42,7 +42,7 @@ fn numbers(snapshot: &Snapshot) -> String {
         text,
         ", {}, {}",
         counted(snapshot.policies.len(), "policy", "policies"),
-        counted(snapshot.roots.len(), "path", "paths")
+        counted(snapshot.trie.len(), "path", "paths")
     );
     if !snapshot.inactive.is_empty() {
         let _ = write!(text, ", {} inactive", snapshot.inactive.len());

@@ -21,7 +21,7 @@ impl Entry {
     fn of(path: &Path) -> io::Result<Self> {
         let mut inventory = Inventory::new(false);
         inventory.take(path)?;
-        let mut expected = inventory.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let mut expected = inventory.get(path).ok_or(io::ErrorKind::NotFound)?;
         let mut changed_at = std::mem::take(&mut expected.ctime);
         if expected.is_dir() {
             changed_at = Time::default();

@@ -255,7 +255,7 @@ impl Healer {
             if !inode.is_dir() {
                 self.vault.succeed(place.path, old, &object, &inode);
             }
-            self.inventory.put(place.path, expected.clone());
+            self.inventory.put(place.path, &expected);
         }
         // Of the content of what was lost for a moment no more is believed than was known before.
         let mut change = match task.change {

@@ -154,7 +154,7 @@ impl Healer {
         let learned = match Object::at_path(path) {
             Ok(object) => {
                 let known = match content {
-                    Known::IfAlike => self.inventory.get(path).cloned(),
+                    Known::IfAlike => self.inventory.get(path),
                     Known::No => None,
                 };
                 let learned = self.learn_object(path, &object, known.as_ref())?;
@@ -176,9 +176,9 @@ impl Healer {
     /// # Errors
     /// It cannot be looked at.
     pub fn begin(&mut self, path: &Path) -> Result<Option<Learned>, Failure> {
-        let is_known = self.inventory.get(path).is_some();
+        let is_known = self.inventory.contains(path);
         let learned = if is_known { None } else { self.learn(path, Known::No)? };
-        if self.inventory.get(path).is_some_and(Expected::is_dir) && self.is_kept_inside(path) {
+        if self.inventory.get(path).is_some_and(|known| known.is_dir()) && self.is_kept_inside(path) {
             self.unlearned.insert(path.to_owned());
         }
         Ok(learned)
@@ -194,13 +194,15 @@ impl Healer {
             Ok((names, object)) => {
                 for name in names {
                     let path = join(&directory, &name);
-                    if self.inventory.get(&path).is_none() {
+                    if !self.inventory.contains(&path) {
                         match object.child(&name).map(|child| self.learn_entry(&path, &child)) {
                             Ok(Ok(one)) => learned.extend(one),
                             _ => skipped += 1,
                         }
                     }
-                    if self.inventory.get(&path).is_some_and(Expected::is_dir) && self.is_kept_inside(&path) {
+                    if self.inventory.get(&path).is_some_and(|known| known.is_dir())
+                        && self.is_kept_inside(&path)
+                    {
                         deeper.push(path);
                     }
                 }
@@ -242,7 +244,7 @@ impl Healer {
             if self.is_own(&inode) {
                 continue;
             }
-            let known = self.inventory.get(&path).cloned();
+            let known = self.inventory.get(&path);
             if self.learn_object(&path, &object, known.as_ref()).is_err() {
                 skipped += 1;
             }
@@ -257,7 +259,7 @@ impl Healer {
 
     /// A trusted writer renamed `old` to `new`. What was learned is to be marked.
     pub fn renamed(&mut self, old: &Path, new: &Path) -> Option<Learned> {
-        let known = self.inventory.get(old).cloned();
+        let known = self.inventory.get(old);
         // In this order what the vault holds stays held.
         let learned = match Object::at_path(new) {
             Ok(object) if known.as_ref().is_some_and(|known| !known.is_dir()) => {
@@ -276,8 +278,7 @@ impl Healer {
     /// `path`, and everything below it, is rightly gone.
     pub fn forget(&mut self, path: &Path) {
         for (path, expected) in self.inventory.remove(path) {
-            let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&path);
-            self.release(Path::new(path), &expected);
+            self.release(&path, &expected);
         }
         self.refresh_parent(path);
     }
@@ -308,7 +309,7 @@ impl Healer {
         if duty == Duty::NONE || self.is_own(&inode) {
             return Ok(None);
         }
-        let old = self.inventory.get(path).map(|old| (old.id, is_held(old)));
+        let old = self.inventory.get(path).map(|old| (old.id, is_held(&old)));
         let mut sum = None;
         if inode.is_dir() {
             // Ahead of what it will hold: making it changes the time of the mount's root, perhaps this directory.
@@ -329,7 +330,7 @@ impl Healer {
         }
         let mut expected = Expected::take(object).map_err(Failure::of("statx"))?;
         expected.sum = sum;
-        self.inventory.put(path, expected);
+        self.inventory.put(path, &expected);
         if let Some((id, true)) = old
             && !same
         {
@@ -344,18 +345,18 @@ impl Healer {
         if inode.is_dir() || inode.links <= 1 + self.vault.vault_links(inode.id) {
             return;
         }
-        let Some(expected) = self.inventory.get(path).cloned() else { return };
+        let Some(expected) = self.inventory.get(path) else { return };
         let twins = self.inventory.iter().filter(|(_, other)| other.id == inode.id);
         let twins: Vec<PathBuf> = twins.map(|(path, _)| path.to_owned()).collect();
         for twin in twins {
-            self.inventory.put(&twin, expected.clone());
+            self.inventory.put(&twin, &expected);
         }
     }
 
     /// The directory of `path` has rightly changed with it.
     fn refresh_parent(&mut self, path: &Path) {
         let Some(parent) = path.parent() else { return };
-        let Some(mut expected) = self.inventory.get(parent).cloned() else { return };
+        let Some(mut expected) = self.inventory.get(parent) else { return };
         let found = Object::at_path(parent).and_then(|object| Ok((object.inode()?, object)));
         if let Ok((inode, object)) = found
             && inode.id == expected.id
@@ -365,13 +366,18 @@ impl Healer {
             if has_metadata(&object, &inode, &expected) {
                 expected.ctime = inode.ctime;
             }
-            self.inventory.put(parent, expected);
+            self.inventory.put(parent, &expected);
         }
     }
 
     /// The audit record of what was taken away as `id` has the number `seq`.
     pub fn file(&mut self, id: &str, seq: u64) {
         self.quarantine.file(id, seq);
+    }
+
+    /// Nothing has to be put right now: what was kept for the next time goes.
+    pub fn rest(&mut self) {
+        self.quarantine.rest();
     }
 
     /// After a restart, or when somebody else was at the vault or the quarantine: finds out again what they hold,
@@ -395,7 +401,7 @@ impl Healer {
             .map(|(path, _)| path.to_owned())
             .collect();
         for path in all {
-            let Some(mut expected) = self.inventory.get(&path).cloned() else { continue };
+            let Some(mut expected) = self.inventory.get(&path) else { continue };
             let fixed = (self.duties)(&path).content == Content::Fixed;
             if self.vault.adopt(expected.id, fixed && expected.is_file() && expected.size > 0) {
                 continue;
@@ -417,7 +423,7 @@ impl Healer {
                 expected.ctime = inode.ctime;
                 expected.sum = sum.or(expected.sum);
             }
-            self.inventory.put(&path, expected);
+            self.inventory.put(&path, &expected);
         }
         self.vault.prune();
     }

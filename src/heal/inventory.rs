@@ -1,15 +1,16 @@
 //! What every protected name should be, by path.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::expected::Expected;
 use super::journal;
 use super::object::Object;
+use super::packed::Packed;
 
 /// How much of a base is written at once.
 const BASE_BUFFER_BYTES: usize = 64 * 1024;
@@ -18,7 +19,7 @@ const BASE_BUFFER_BYTES: usize = 64 * 1024;
 /// behind the base of [`Inventory::write_base`] outside this process, it gives the same inventory to the next one.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    names: BTreeMap<Box<[u8]>, Expected>,
+    names: BTreeSet<Packed>,
     changes: Vec<u8>,
     journaled: bool,
 }
@@ -37,12 +38,17 @@ pub struct Decoded {
 impl Inventory {
     /// Empty; changes are journaled when `journaled`.
     pub fn new(journaled: bool) -> Self {
-        Self { names: BTreeMap::new(), changes: Vec::new(), journaled }
+        Self { names: BTreeSet::new(), changes: Vec::new(), journaled }
     }
 
     /// What `path` should be.
-    pub fn get(&self, path: &Path) -> Option<&Expected> {
-        self.names.get(path.as_os_str().as_bytes())
+    pub fn get(&self, path: &Path) -> Option<Expected> {
+        self.names.get(path.as_os_str().as_bytes())?.expected()
+    }
+
+    /// Whether something should be at `path`.
+    pub fn contains(&self, path: &Path) -> bool {
+        self.names.contains(path.as_os_str().as_bytes())
     }
 
     /// Takes down what `path` is now: at start, or because a trusted writer changed it.
@@ -50,61 +56,59 @@ impl Inventory {
     /// # Errors
     /// It cannot be looked at; the inventory is as it was.
     pub fn take(&mut self, path: &Path) -> io::Result<()> {
-        self.put(path, Expected::take(&Object::at_path(path)?)?);
+        self.put(path, &Expected::take(&Object::at_path(path)?)?);
         Ok(())
     }
 
     /// Notes what `path` should be.
-    pub fn put(&mut self, path: &Path, expected: Expected) {
-        let key = path.as_os_str().as_bytes();
-        if self.names.get(key) == Some(&expected) {
+    pub fn put(&mut self, path: &Path, expected: &Expected) {
+        self.put_packed(Packed::new(path.as_os_str().as_bytes(), expected));
+    }
+
+    fn put_packed(&mut self, name: Packed) {
+        if self.names.get(&name).is_some_and(|known| known.bytes() == name.bytes()) {
             return;
         }
         if self.journaled {
-            journal::append_put(&mut self.changes, key, &expected);
+            journal::append_put(&mut self.changes, &name);
         }
-        match self.names.get_mut(key) {
-            Some(known) => *known = expected,
-            None => drop(self.names.insert(key.into(), expected)),
-        }
+        self.names.replace(name);
     }
 
     /// Forgets `path` and everything below it; gives back what it was.
-    pub fn remove(&mut self, path: &Path) -> Vec<(Box<[u8]>, Expected)> {
+    pub fn remove(&mut self, path: &Path) -> Vec<(PathBuf, Expected)> {
         let key = path.as_os_str().as_bytes();
         let mut removed = Vec::new();
-        removed.extend(self.names.remove_entry(key));
+        removed.extend(self.names.take(key));
         let (first, end) = below(key);
         let range = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
-        let keys: Vec<_> = self.names.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
-        removed.extend(keys.iter().filter_map(|key| self.names.remove_entry(key)));
+        let keys: Vec<_> = self.names.range::<[u8], _>(range).map(|name| name.path().to_owned()).collect();
+        removed.extend(keys.iter().filter_map(|key| self.names.take(key.as_os_str().as_bytes())));
         if self.journaled && !removed.is_empty() {
             journal::append_remove(&mut self.changes, key);
         }
-        removed
+        removed.iter().filter_map(|name| Some((name.path().to_owned(), name.expected()?))).collect()
     }
 
     /// Forgets `path` alone.
     pub fn remove_one(&mut self, path: &Path) -> Option<Expected> {
         let key = path.as_os_str().as_bytes();
-        let removed = self.names.remove(key);
-        if self.journaled && removed.is_some() {
+        let removed = self.names.take(key)?;
+        if self.journaled {
             journal::append_remove_one(&mut self.changes, key);
         }
-        removed
+        removed.expected()
     }
 
     /// The entries directly in `directory`, in order.
-    pub fn children<'a>(
-        &'a self,
-        directory: &Path,
-    ) -> impl Iterator<Item = (&'a Path, &'a Expected)> + use<'a> {
+    pub fn children<'a>(&'a self, directory: &Path) -> impl Iterator<Item = (&'a Path, Expected)> + use<'a> {
         let (mut from, end) = below(directory.as_os_str().as_bytes());
         let start = from.len();
         std::iter::from_fn(move || {
             loop {
                 let range = (Bound::Included(from.as_slice()), Bound::Excluded(end.as_slice()));
-                let (key, expected) = self.names.range::<[u8], _>(range).next()?;
+                let name = self.names.range::<[u8], _>(range).next()?;
+                let key = name.path().as_os_str().as_bytes();
                 // The root of the tree is below itself by its name.
                 if key.len() == start {
                     from.push(0);
@@ -118,22 +122,22 @@ impl Inventory {
                     None => from.extend([key, &b"\0"[..]].concat()),
                 }
                 if deeper.is_none() {
-                    return Some((Path::new(OsStr::from_bytes(key)), expected));
+                    return Some((name.path(), name.expected()?));
                 }
             }
         })
     }
 
     /// The names behind `path`, in order.
-    pub fn after<'a>(&'a self, path: &Path) -> impl Iterator<Item = (&'a Path, &'a Expected)> + use<'a> {
+    pub fn after<'a>(&'a self, path: &Path) -> impl Iterator<Item = (&'a Path, Expected)> + use<'a> {
         let from = (Bound::Excluded(path.as_os_str().as_bytes()), Bound::Unbounded);
         let range = self.names.range::<[u8], _>(from);
-        range.map(|(path, expected)| (Path::new(OsStr::from_bytes(path)), expected))
+        range.filter_map(|name| Some((name.path(), name.expected()?)))
     }
 
     /// All names, parents before their children.
-    pub fn iter(&self) -> impl Iterator<Item = (&Path, &Expected)> {
-        self.names.iter().map(|(path, expected)| (Path::new(OsStr::from_bytes(path)), expected))
+    pub fn iter(&self) -> impl Iterator<Item = (&Path, Expected)> {
+        self.names.iter().filter_map(|name| Some((name.path(), name.expected()?)))
     }
 
     /// How many names.
@@ -152,8 +156,8 @@ impl Inventory {
     /// Those of writing.
     pub fn write_base(&self, out: &mut impl io::Write) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(2 * BASE_BUFFER_BYTES);
-        for (path, expected) in &self.names {
-            journal::append_put(&mut buffer, path, expected);
+        for name in &self.names {
+            journal::append_put(&mut buffer, name);
             if buffer.len() >= BASE_BUFFER_BYTES {
                 out.write_all(&buffer)?;
                 buffer.clear();
@@ -178,9 +182,7 @@ impl Inventory {
         let mut decoded = Decoded::default();
         while let Some((change, taken)) = journal::next(bytes) {
             match change {
-                journal::Change::Put(path, expected) => {
-                    inventory.put(Path::new(OsStr::from_bytes(path)), expected);
-                }
+                journal::Change::Put(name) => inventory.put_packed(name),
                 journal::Change::Remove(path) => {
                     inventory.remove(Path::new(OsStr::from_bytes(path)));
                 }

@@ -79,9 +79,7 @@ impl Healer {
         if right && alike && (!duty.metadata || has_metadata(object, &now, expected)) {
             noted.ctime = now.ctime;
         }
-        if self.inventory.get(path) != Some(&noted) {
-            self.inventory.put(path, noted);
-        }
+        self.inventory.put(path, &noted);
         Ok(())
     }
 
@@ -143,10 +141,10 @@ impl Healer {
         let Ok(inode) = object.inode() else { return };
         let copy = if copy { Copy::IfStale } else { Copy::None };
         let sum = self.vault.hold(path, object, &inode, copy, false);
-        if let (Some(mut expected), Ok(inode)) = (self.inventory.get(path).cloned(), object.inode()) {
+        if let (Some(mut expected), Ok(inode)) = (self.inventory.get(path), object.inode()) {
             expected.sum = sum.or(expected.sum);
             expected.ctime = inode.ctime;
-            self.inventory.put(path, expected);
+            self.inventory.put(path, &expected);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! but the oldest, when the bounds are reached, and that is reported.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -12,21 +12,17 @@ use serde_json::Value;
 
 use super::content;
 use super::failure::Failure;
+use super::notes::{Spare, id_of_note, read_note};
 use super::object::{Object, c_string, is};
 use super::sidecar::{Item, JsonPath, hex_of};
 use super::store::{self, Stores};
 use super::tree::{self, Budget};
 use crate::sys::inode::Inode;
-use crate::sys::{clock, file, names};
+use crate::sys::{clock, names};
 
 /// Its directory in the state directory, and the kind of its stores elsewhere.
 const NAME: &str = "quarantine";
 
-/// How the name of a note ends, after the id.
-const NOTE: &str = ".json";
-/// The longest note: a record's text about the subject, 48 KiB, in which JSON may write each byte as six and once more
-/// in hexadecimal, and the paths. A longer one is written without the subject.
-const NOTE_BYTES_MAX: u64 = 512 << 10;
 /// How many notes are read, far more than are kept; whoever plants more has them ignored.
 const NOTES_MAX: usize = 10_000;
 /// How many bytes of notes are held in memory: 64 KiB for each of the items that are kept.
@@ -75,12 +71,14 @@ pub struct Quarantine {
     last: u64,
     /// Notes that stand for nothing, when they were read last.
     strays: usize,
+    /// For the next note.
+    pub(super) spare: Option<Spare>,
 }
 
 /// An item, and which store it is in under its id. Where its note says that it is, is for people only.
 #[derive(Debug)]
 pub(super) struct Kept {
-    item: Item,
+    pub item: Item,
     pub store: usize,
 }
 
@@ -92,6 +90,7 @@ impl Quarantine {
     pub fn open(state_dir: &Path, bounds: Bounds) -> Result<Self, Failure> {
         let mut quarantine = Self::new(state_dir, bounds);
         quarantine.stores.in_state()?;
+        quarantine.sweep();
         quarantine.load().map_err(Failure::of("read"))?;
         Ok(quarantine)
     }
@@ -110,7 +109,7 @@ impl Quarantine {
 
     fn new(state_dir: &Path, bounds: Bounds) -> Self {
         let stores = Stores::new(state_dir, NAME);
-        Self { stores, bounds, items: BTreeMap::new(), bytes: 0, last: 0, strays: 0 }
+        Self { stores, bounds, items: BTreeMap::new(), bytes: 0, last: 0, strays: 0, spare: None }
     }
 
     /// Reads the notes again: another process may have released something. They may be anybody's, so each is believed
@@ -318,28 +317,6 @@ impl Quarantine {
         Taken { id, blake3, dropped }
     }
 
-    /// The record that tells of an item has this number in the trail.
-    pub fn file(&mut self, id: &str, seq: u64) {
-        let Some(kept) = self.items.get_mut(id) else { return };
-        kept.item.seq = seq;
-        let item = kept.item.clone();
-        self.write_note(&item);
-    }
-
-    fn write_note(&mut self, item: &Item) {
-        let directory = self.stores.in_state().and_then(|index| self.stores.open(index));
-        let written = directory.map_err(io::Error::other).and_then(|directory| {
-            let mut bytes = serde_json::to_vec_pretty(item)?;
-            if bytes.len() as u64 > NOTE_BYTES_MAX {
-                bytes = serde_json::to_vec_pretty(&Item { subject: Value::Null, ..item.clone() })?;
-            }
-            store::write_file(&directory, &note_name(&item.id)?, &bytes, 0)
-        });
-        if let Err(error) = written {
-            tracing::warn!(id = item.id, %error, "a note of the quarantine could not be written");
-        }
-    }
-
     fn destroy(&mut self, id: &str, store: usize) {
         let removed = self.stores.open(store).map_err(io::Error::other).and_then(|directory| {
             match tree::remove(&directory, &c_string(id.as_bytes())?) {
@@ -348,7 +325,7 @@ impl Quarantine {
             }
         });
         match removed {
-            Ok(()) => self.forget(id),
+            Ok(()) => self.recycle_note(id),
             // Its note stays with it.
             Err(error) => tracing::warn!(id, %error, "an item of the quarantine could not be removed"),
         }
@@ -356,32 +333,9 @@ impl Quarantine {
 
     /// The item is not in the quarantine any more, so its note goes too.
     pub(super) fn forget(&mut self, id: &str) {
-        if let Ok(index) = self.stores.found_in_state()
-            && let Ok(directory) = self.stores.open(index)
-            && let Ok(name) = note_name(id)
-        {
-            let _ = file::unlink_at(directory.as_fd(), &name);
-        }
+        self.remove_note(id);
         if let Some(kept) = self.items.remove(id) {
             self.bytes = self.bytes.saturating_sub(kept.item.bytes);
         }
     }
-}
-
-/// What the note of an item is called.
-fn note_name(id: &str) -> io::Result<CString> {
-    c_string(format!("{id}{NOTE}").as_bytes())
-}
-
-/// Which item a note is about, by its name.
-fn id_of_note(name: &CStr) -> Option<String> {
-    let id = name.to_str().ok()?.strip_suffix(NOTE)?;
-    store::is_id(id).then(|| id.to_owned())
-}
-
-/// A note and its length, if it is one that we may have written.
-fn read_note(notes: &Object, id: &str) -> Option<(u64, Item)> {
-    let bytes = store::read_file(notes, &note_name(id).ok()?, NOTE_BYTES_MAX, 1).ok()?;
-    let item = serde_json::from_slice::<Item>(&bytes).ok()?;
-    (item.id == id).then_some((bytes.len() as u64, item))
 }

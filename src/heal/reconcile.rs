@@ -105,7 +105,7 @@ impl Healer {
         round: &mut Round<'_>,
         depth: usize,
     ) -> Result<Option<Action>, Failure> {
-        let expected = self.inventory.get(path).cloned();
+        let expected = self.inventory.get(path);
         let wanted = expected.is_some() && duty.names;
         let Some((parent, mount)) = self.parent_of(path, wanted, round, depth)? else { return Ok(None) };
         let name = c_name(path).map_err(Failure::of("name"))?;
@@ -197,7 +197,7 @@ impl Healer {
                 Err(error) if last => return Err(Failure::of("open")(error)),
                 _ => {}
             }
-            if self.inventory.get(directory).is_some() {
+            if self.inventory.contains(directory) {
                 self.settle(directory, &Change::Unknown, round, depth + 1);
             } else if depth < PARENTS_MAX
                 && directory != path
@@ -273,7 +273,7 @@ impl Healer {
             let Ok(object) = Object::at_path(&directory) else { continue };
             let Ok(inode) = object.inode() else { continue };
             let expected = self.inventory.get(&directory).filter(|expected| expected.id == inode.id);
-            let Some(mut expected) = expected.cloned() else {
+            let Some(mut expected) = expected else {
                 if flags != 0 {
                     let _ = object.set_flags(flags);
                 }
@@ -300,7 +300,7 @@ impl Healer {
                 if is_right && (!duty.metadata || has_metadata(&object, &inode, &expected)) {
                     expected.ctime = inode.ctime;
                 }
-                self.inventory.put(&directory, expected);
+                self.inventory.put(&directory, &expected);
             }
         }
     }

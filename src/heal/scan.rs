@@ -27,7 +27,7 @@ impl Healer {
             if expected.is_dir() {
                 directories.insert(path.to_owned());
             }
-            if path.parent().is_none_or(|parent| self.inventory.get(parent).is_none()) {
+            if path.parent().is_none_or(|parent| !self.inventory.contains(parent)) {
                 single.push(path.to_owned());
             }
         }

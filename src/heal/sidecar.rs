@@ -51,6 +51,8 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 pub struct Item {
     /// Its name there; later ones sort behind earlier ones.
     pub id: String,
+    /// The audit record that tells of it; 0 until that is numbered. It stands here so that it can be written over.
+    pub seq: u64,
     /// Where it was.
     pub original: JsonPath,
     /// Where it is.
@@ -77,8 +79,6 @@ pub struct Item {
     pub blake3: Option<String>,
     /// Who made it, as the caller knows it.
     pub subject: serde_json::Value,
-    /// The audit record that tells of it; 0 until that is numbered.
-    pub seq: u64,
 }
 
 impl Item {
@@ -86,6 +86,7 @@ impl Item {
     pub fn new(id: String, original: &Path, kept: &Path, inode: &Inode) -> Self {
         Self {
             id,
+            seq: 0,
             original: JsonPath::new(original),
             kept: JsonPath::new(kept),
             time_ns: crate::sys::clock::realtime_ns(),
@@ -99,7 +100,6 @@ impl Item {
             entries: 1,
             blake3: None,
             subject: serde_json::Value::Null,
-            seq: 0,
         }
     }
 }

@@ -67,13 +67,14 @@ pub struct Stores {
     instance: Option<String>,
     all: Vec<Store>,
     by_mount: HashMap<u64, usize>,
+    in_state: Option<usize>,
 }
 
 impl Stores {
     /// None yet. `kind` names them: `state_dir/kind`, or `.writegate-kind-instance` in a mount's root.
     pub fn new(state_dir: &Path, kind: &'static str) -> Self {
         let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-        Self { state_dir, kind, instance: None, all: Vec::new(), by_mount: HashMap::new() }
+        Self { state_dir, kind, instance: None, all: Vec::new(), by_mount: HashMap::new(), in_state: None }
     }
 
     /// The state directory and its mount; made where it is missing, also when somebody has removed it.
@@ -95,7 +96,9 @@ impl Stores {
             tracing::warn!(%failure, "the state directory has no instance: other mounts get no store");
         }
         let (path, kind) = (self.state_dir.clone(), self.kind);
-        self.add(mount, &top, &path, kind)
+        let index = self.add(mount, &top, &path, kind)?;
+        self.in_state = Some(index);
+        Ok(index)
     }
 
     /// The store on `mount`, through which `path` is reached; made where there is none.
@@ -117,6 +120,15 @@ impl Stores {
         self.add(mount, &top, &path, &name)
     }
 
+    /// The store in the state directory, opened; made again where somebody has removed it.
+    pub fn open_in_state(&mut self) -> Result<Object, Failure> {
+        if let Some(Ok(directory)) = self.in_state.map(|index| self.open(index)) {
+            return Ok(directory);
+        }
+        let index = self.in_state()?;
+        self.open(index)
+    }
+
     /// The same, for who only looks: makes nothing.
     ///
     /// # Errors
@@ -130,7 +142,9 @@ impl Stores {
         if !inode.is_dir() || inode.mount != top.inode()?.mount {
             return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
         }
-        Ok(self.take_up(self.state_dir.join(self.kind), inode.id))
+        let index = self.take_up(self.state_dir.join(self.kind), inode.id);
+        self.in_state = Some(index);
+        Ok(index)
     }
 
     /// The store that an earlier process had at `path`, which somebody else may have written down: only what has our

@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use super::MarkTable;
 use crate::gate::mounts::{parse, unescape};
@@ -22,7 +22,16 @@ pub struct Places {
     /// Where the others are mounted, in protected trees. Nothing of them is held: they could not be unmounted.
     inner: HashMap<u64, PathBuf>,
     path: FixedPath,
+    /// Where directories are from which little is of interest, by filesystem and handle; see
+    /// [`Places::unconcerned`].
+    lately: HashMap<Box<[u8]>, Box<[u8]>>,
+    key: Vec<u8>,
+    /// Under which snapshot that was.
+    generation: u64,
 }
+
+/// How many directories are remembered before all are forgotten.
+const LATELY_MAX: usize = 1024;
 
 impl Places {
     /// Knows no filesystem yet.
@@ -30,8 +39,54 @@ impl Places {
     /// # Errors
     /// /proc cannot be opened.
     pub fn new() -> io::Result<Self> {
-        let (filesystems, inner) = (HashMap::new(), HashMap::new());
-        Ok(Self { proc: Proc::open()?, filesystems, inner, path: FixedPath::default() })
+        Ok(Self {
+            proc: Proc::open()?,
+            filesystems: HashMap::new(),
+            inner: HashMap::new(),
+            path: FixedPath::default(),
+            lately: HashMap::new(),
+            key: Vec::new(),
+            generation: 0,
+        })
+    }
+
+    /// The path of `name` in the directory with that handle, if no policy has to do with it nor with anything below it.
+    /// Where the directory is, is remembered: whoever is at work all the time somewhere else costs no look at each.
+    ///
+    /// Directories move: call [`Places::forget`] whenever one may have.
+    pub fn unconcerned(
+        &mut self,
+        snapshot: &Snapshot,
+        table: &MarkTable,
+        filesystem: u64,
+        (kind, handle): (i32, &[u8]),
+        name: &[u8],
+    ) -> Option<&Path> {
+        // What is newly marked has a path of its own in the table.
+        if self.generation != snapshot.generation || self.lately.len() >= LATELY_MAX {
+            self.lately.clear();
+            self.generation = snapshot.generation;
+        }
+        self.key.clear();
+        self.key.extend(filesystem.to_le_bytes());
+        self.key.extend(kind.to_le_bytes());
+        self.key.extend(handle);
+        if !self.lately.contains_key(self.key.as_slice()) {
+            let directory = self.locate(snapshot, table, filesystem, (kind, handle), b"")?;
+            self.lately.insert(self.key.as_slice().into(), directory.into_os_string().into_vec().into());
+        }
+        let whole = self.path.set(self.lately.get(self.key.as_slice())?)
+            && (matches!(name, b"" | b".") || self.path.push_component(name));
+        let path = self.path.as_bytes();
+        // What is in no directory that can be reached from here has no path.
+        let is_path = whole && path.first() == Some(&b'/');
+        (is_path && snapshot.rule_for(path).is_none() && !snapshot.trie.below(path))
+            .then(|| Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// Some directory may be elsewhere than it was.
+    pub fn forget(&mut self) {
+        self.lately.clear();
     }
 
     /// The canonical path of `name` in the directory with that handle; `None` when it is gone.
@@ -109,7 +164,7 @@ impl Places {
     }
 
     fn find_filesystems(&mut self, snapshot: &Snapshot) {
-        for root in &snapshot.roots {
+        for root in snapshot.roots() {
             let Some(top) = root.path.ancestors().find(|path| path.is_dir()) else { continue };
             if let Ok(directory) = File::open(top)
                 && let Ok(id) = file::filesystem_id(directory.as_fd())

@@ -8,15 +8,13 @@ use parking_lot::RwLock;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
 
-/// A marked object.
+/// A marked object. Kept small: there is one for each protected file.
 #[derive(Debug)]
 struct Marked {
     /// Its canonical path, as the policies name it.
     path: Box<[u8]>,
-    /// A file's other names that policies govern: each of them counts.
-    more: Vec<Box<[u8]>>,
-    /// The walk that saw it last.
-    walk: u64,
+    /// The walk that saw it last: the lower half of its number.
+    walk: u32,
     /// The mark may be one for truncations.
     truncations: bool,
     /// The walk that saw it last wants it to be.
@@ -27,6 +25,8 @@ struct Marked {
 struct Inner {
     directories: HashMap<Identity, Marked>,
     files: HashMap<Identity, Marked>,
+    /// Other names of marked files that policies govern: each of them counts. Few files have any.
+    more: HashMap<Identity, Vec<Box<[u8]>>>,
 }
 
 /// Marked directories, and files that are marked themselves. Locks are held for memory operations only, so a
@@ -73,7 +73,7 @@ impl MarkTable {
         let inner = self.inner.read();
         if let Some(marked) = inner.files.get(&id) {
             look(&marked.path);
-            marked.more.iter().for_each(|name| look(name));
+            inner.more.get(&id).into_iter().flatten().for_each(|name| look(name));
         }
     }
 
@@ -89,42 +89,42 @@ impl MarkTable {
 
     /// Notes a mark; true when it was not there before under this path.
     pub fn insert(&self, kind: MarkKind, id: Identity, path: &[u8], walk: u64, truncations: bool) -> bool {
+        let walk = walk as u32;
         let mut inner = self.inner.write();
+        let Inner { directories, files, more } = &mut *inner;
         let map = match kind {
-            MarkKind::Directory => &mut inner.directories,
-            MarkKind::File => &mut inner.files,
+            MarkKind::Directory => directories,
+            MarkKind::File => files,
         };
-        if let Some(marked) = map.get_mut(&id) {
-            marked.truncations |= truncations;
-            marked.wants_truncations = truncations || marked.wants_truncations && marked.walk == walk;
-        }
-        match map.get_mut(&id) {
+        let Some(marked) = map.get_mut(&id) else {
+            let path = path.into();
+            map.insert(id, Marked { path, walk, truncations, wants_truncations: truncations });
+            return true;
+        };
+        let is_seen = marked.walk == walk;
+        marked.truncations |= truncations;
+        marked.wants_truncations = truncations || marked.wants_truncations && is_seen;
+        let differs = *marked.path != *path;
+        if is_seen {
             // A directory's first path stays: two of them are an alias, and one is enough.
-            Some(marked) if marked.walk == walk => {
-                let is_new_name = kind == MarkKind::File
-                    && *marked.path != *path
-                    && !marked.more.iter().any(|name| **name == *path);
-                if is_new_name {
-                    marked.more.push(path.into());
-                }
-                is_new_name
+            if !differs || kind == MarkKind::Directory {
+                return false;
             }
-            Some(marked) => {
-                let moved = *marked.path != *path;
-                if moved {
-                    marked.path = path.into();
-                }
-                marked.walk = walk;
-                marked.more.clear();
-                moved
+            let more = more.entry(id).or_default();
+            let is_new_name = !more.iter().any(|name| **name == *path);
+            if is_new_name {
+                more.push(path.into());
             }
-            None => {
-                let (path, more) = (path.into(), Vec::new());
-                let marked = Marked { path, more, walk, truncations, wants_truncations: truncations };
-                map.insert(id, marked);
-                true
-            }
+            return is_new_name;
         }
+        if differs {
+            marked.path = path.into();
+        }
+        marked.walk = walk;
+        if kind == MarkKind::File {
+            more.remove(&id);
+        }
+        differs
     }
 
     /// Forgets `id`, whose path names another object by now: it was moved, or it is gone and its inode number was
@@ -132,20 +132,26 @@ impl MarkTable {
     pub fn forget(&self, kind: MarkKind, id: Identity) {
         let mut inner = self.inner.write();
         match kind {
-            MarkKind::Directory => inner.directories.remove(&id),
-            MarkKind::File => inner.files.remove(&id),
-        };
+            MarkKind::Directory => drop(inner.directories.remove(&id)),
+            MarkKind::File => {
+                inner.files.remove(&id);
+                inner.more.remove(&id);
+            }
+        }
     }
 
     /// Takes out what the walk `walk` did not see, and gives it back.
     pub fn take_stale(&self, walk: u64) -> Vec<(MarkKind, Identity, Box<[u8]>)> {
         let mut inner = self.inner.write();
         let mut stale = Vec::new();
-        let Inner { directories, files } = &mut *inner;
+        let Inner { directories, files, more } = &mut *inner;
         for (kind, map) in [(MarkKind::Directory, directories), (MarkKind::File, files)] {
             map.retain(|&id, marked| {
-                if marked.walk == walk {
+                if marked.walk == walk as u32 {
                     return true;
+                }
+                if kind == MarkKind::File {
+                    more.remove(&id);
                 }
                 stale.push((kind, id, std::mem::take(&mut marked.path)));
                 false
@@ -158,7 +164,7 @@ impl MarkTable {
     /// are not any more.
     pub fn take_unwanted_truncations(&self) -> Vec<(Identity, Box<[u8]>)> {
         let mut inner = self.inner.write();
-        let Inner { directories, files } = &mut *inner;
+        let Inner { directories, files, .. } = &mut *inner;
         let marks = directories.iter_mut().chain(files);
         let unwanted = marks.filter(|(_, marked)| marked.truncations && !marked.wants_truncations);
         unwanted

@@ -69,7 +69,7 @@ impl Marker<'_> {
     pub fn mark_all(&self) -> Report {
         let mut report = Report::default();
         let mut marked = None;
-        for root in &self.snapshot.roots {
+        for root in self.snapshot.roots() {
             self.mark_root(root, &mut marked, &mut report);
         }
         self.watch_above(&mut report);
@@ -79,7 +79,7 @@ impl Marker<'_> {
     /// Watches the directories above every root: a tree goes away with any of them.
     fn watch_above(&self, report: &mut Report) {
         let mut above = BTreeSet::new();
-        for root in &self.snapshot.roots {
+        for root in self.snapshot.roots() {
             for directory in root.path.ancestors().skip(1) {
                 if !above.insert(directory) {
                     break;
@@ -139,22 +139,22 @@ impl Marker<'_> {
     ///
     /// `marked`: the directory that the root before this one has just had marked. Roots are in the order of their
     /// paths, so the files of one directory follow each other, and it is marked for the first of them.
-    fn mark_root<'r>(&self, root: &'r Root, marked: &mut Option<&'r Path>, report: &mut Report) {
-        let Some(name) = named(&root.path) else { return };
+    fn mark_root<'r>(&self, root: Root<'r>, marked: &mut Option<&'r Path>, report: &mut Report) {
+        let Some(name) = named(root.path) else { return };
         match file::stat_path(&name) {
             Ok(stat) if stat.file_type() == libc::S_IFDIR => match root.reach {
                 Reach::Tree => TreeWalk::new(self).run(name, report),
-                Reach::Entries | Reach::File => self.mark_directory(&root.path, report),
+                Reach::Entries | Reach::File => self.mark_directory(root.path, report),
             },
             Ok(stat) => {
                 let parent = root.path.parent();
                 if *marked != parent {
-                    self.mark_parent(&root.path, report);
+                    self.mark_parent(root.path, report);
                     *marked = parent;
                 }
                 self.mark_file(&name, &stat, report);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.watch_for(&root.path, report),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.watch_for(root.path, report),
             Err(error) => report.uncovered(name.to_bytes(), error),
         }
     }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::model::{Action, Policy, PolicySet};
 use super::paths;
 use super::resolver::{Kind, PathResolver, Resolutions};
-use super::snapshot::{CompiledPolicy, POLICIES_MAX, Root, Rule, Snapshot, WRITERS_MAX, WriterMask};
+use super::snapshot::{CompiledPolicy, POLICIES_MAX, Rule, Snapshot, WRITERS_MAX, WriterMask};
 use crate::trie::{PathTrieBuilder, Reach, RuleId};
 
 /// What no snapshot can be made of.
@@ -117,7 +117,6 @@ pub fn assemble(
     }
     let mut rules = Rules::default();
     let mut trie = PathTrieBuilder::new();
-    let mut roots = Vec::with_capacity(targets.len());
     for same_path in targets.chunk_by(|a, b| a.path == b.path) {
         for same_reach in same_path.chunk_by(|a, b| a.reach == b.reach) {
             let Some(first) = same_reach.first() else { continue };
@@ -125,14 +124,13 @@ pub fn assemble(
             let applies = same_path.iter().filter(|target| target.reach as u8 >= first.reach as u8);
             let rule = rules.intern(applies.map(|target| target.policy).collect());
             trie.insert(first.path.as_os_str().as_bytes(), first.reach, rule);
-            roots.push(Root { path: first.path.clone(), reach: first.reach });
         }
     }
     let everybody_reads = set.policies.iter().all(|policy| policy.read || policy.action == Action::Allow);
     // POLICIES_MAX keeps every index within 16 bits.
     let everything = Rule { policies: (0..set.policies.len()).map(|index| index as u16).collect() };
     let policies = set.policies.into_iter().map(|mut policy| {
-        // From here on they are the roots: a hundred thousand paths are not kept twice.
+        // From here on they are the roots.
         policy.paths = Vec::new();
         CompiledPolicy { writers: mask_of(&policy), policy }
     });
@@ -144,7 +142,6 @@ pub fn assemble(
         writers: set.writers,
         everybody_reads,
         everything,
-        roots,
         inactive: set.inactive,
     })
 }
@@ -213,14 +210,14 @@ mod tests {
         assert_eq!(names(&snapshot, "/etc/ssl/certs"), ["tree"]);
         assert_eq!(names(&snapshot, "/var/log"), ["own"]);
         assert_eq!(names(&snapshot, "/var/log/x"), [""; 0]);
-        assert_eq!(snapshot.roots.len(), 5);
+        assert_eq!(snapshot.roots().count(), 5);
     }
 
     #[test]
     fn links_are_resolved_and_missing_tails_kept() {
         let snapshot =
             compiled("[[policy]]\nname = 'p'\npaths = ['/bin/', '/usr/bin/', '/lib/new/dir/', '/no/x']\n");
-        let roots: Vec<_> = snapshot.roots.iter().map(|root| root.path.to_str().unwrap()).collect();
+        let roots: Vec<_> = snapshot.roots().map(|root| root.path.to_str().unwrap()).collect();
         assert_eq!(roots, ["/no/x", "/usr/bin", "/usr/lib/new/dir"]);
         assert_eq!(snapshot.rules.len(), 1);
         assert_eq!(names(&snapshot, "/usr/lib/new/dir/file"), ["p"]);
@@ -258,6 +255,6 @@ mod tests {
         let started = Instant::now();
         let snapshot = compiled(&text);
         assert!(started.elapsed() < Duration::from_secs(10), "{:?} without optimisation", started.elapsed());
-        assert_eq!((snapshot.roots.len(), snapshot.rules.len()), (100_000, 1));
+        assert_eq!((snapshot.roots().count(), snapshot.rules.len()), (100_000, 1));
     }
 }

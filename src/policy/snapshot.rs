@@ -1,7 +1,9 @@
 //! A compiled, immutable policy set: what responders consult.
 
+use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::model::{InactivePolicy, Policy, Writer};
 use crate::trie::{PathTrie, Reach, RuleId};
@@ -45,10 +47,10 @@ pub struct CompiledPolicy {
 }
 
 /// A protected path: where the marker starts to walk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Root<'a> {
     /// Canonical for the part that exists, as written for the rest.
-    pub path: PathBuf,
+    pub path: &'a Path,
     /// What of it is covered.
     pub reach: Reach,
 }
@@ -58,7 +60,7 @@ pub struct Root {
 pub struct Snapshot {
     /// Counts successful loads, from 1.
     pub generation: u64,
-    /// Canonical path to rule.
+    /// Canonical path to rule; its entries are the roots, so that a hundred thousand paths are not kept twice.
     pub trie: PathTrie,
     /// Indexed by [`RuleId`].
     pub rules: Vec<Rule>,
@@ -70,22 +72,36 @@ pub struct Snapshot {
     pub everybody_reads: bool,
     /// Every policy at once: what governs an object of which can only be told that it is protected.
     pub everything: Rule,
-    /// Sorted by path; one for each path and reach.
-    pub roots: Vec<Root>,
     /// Loaded, listed, not applied.
     pub inactive: Vec<InactivePolicy>,
 }
 
 impl Snapshot {
+    /// Sorted by path; one for each path and reach.
+    pub fn roots(&self) -> impl Iterator<Item = Root<'_>> {
+        self.roots_of(0..self.trie.paths())
+    }
+
+    /// The roots of these paths, by their numbers in the order of paths.
+    pub fn roots_of(&self, numbers: Range<usize>) -> impl Iterator<Item = Root<'_>> {
+        let entries = self.trie.entries(numbers);
+        entries.map(|(path, reach)| Root { path: Path::new(OsStr::from_bytes(path)), reach })
+    }
+
+    /// The number of this path among those of the roots.
+    pub fn root_number(&self, path: &Path) -> Option<usize> {
+        let number = self.trie.number_of(path.as_os_str().as_bytes());
+        self.roots_of(number..number + 1).next().filter(|root| root.path == path).map(|_| number)
+    }
+
     /// The roots at and below `path`.
-    pub fn roots_below(&self, path: &Path) -> impl Iterator<Item = &Root> {
+    pub fn roots_below(&self, path: &Path) -> impl Iterator<Item = Root<'_>> {
         let bytes = path.as_os_str().as_bytes();
         let stem = bytes.strip_suffix(b"/").unwrap_or(bytes);
         // '0' is the character after '/'; what sorts in between and is not below has a name that begins alike.
         let end = [stem, b"0"].concat();
-        let from = self.roots.partition_point(|root| root.path.as_os_str().as_bytes() < stem);
-        let to = self.roots.partition_point(|root| *root.path.as_os_str().as_bytes() < *end);
-        self.roots[from..to].iter().filter(move |root| root.path.starts_with(path))
+        let numbers = self.trie.number_of(stem)..self.trie.number_of(&end);
+        self.roots_of(numbers).filter(move |root| root.path.starts_with(path))
     }
 
     /// The rule that governs `path` (canonical, absolute, no trailing slash), if any.

@@ -20,6 +20,7 @@ mod tests;
 use std::fmt;
 use std::hint::black_box;
 use std::iter;
+use std::ops::Range;
 
 use block::{BLOCK_BYTES, Block, PrefixHash};
 pub use build::{PATH_BYTES_MAX, PathTrieBuilder};
@@ -177,6 +178,26 @@ impl PathTrie {
         })
     }
 
+    /// How many paths have entries: as many as [`PathTrie::entries`] numbers.
+    pub fn paths(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The entries of these paths; paths are numbered in their order, and of one path what reaches least far is first.
+    pub fn entries(&self, numbers: Range<usize>) -> impl Iterator<Item = (&[u8], Reach)> {
+        let records = self.records.get(numbers).unwrap_or_default().iter();
+        records.filter_map(|&record| self.record(record)).flat_map(|record| {
+            let reaches = [Reach::File, Reach::Entries, Reach::Tree].into_iter();
+            let own = reaches.filter(move |&reach| record.reaches & 1 << reach as u8 != 0);
+            own.map(move |reach| (record.shown(), reach))
+        })
+    }
+
+    /// The number of the first path that does not sort before `path`.
+    pub fn number_of(&self, path: &[u8]) -> usize {
+        self.records.partition_point(|&at| self.record(at).is_some_and(|record| record.shown() < path))
+    }
+
     /// Whether it governs nothing.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -254,6 +275,11 @@ impl<'a> Record<'a> {
     #[inline]
     const fn bytes(&self) -> usize {
         (RECORD_HEAD + self.rules.len() + self.path.len()).next_multiple_of(RECORD_ALIGN)
+    }
+
+    /// The path as it is written.
+    const fn shown(&self) -> &'a [u8] {
+        if self.path.is_empty() { b"/" } else { self.path }
     }
 
     /// Which of its rules covers this path followed by `rest`.

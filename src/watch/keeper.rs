@@ -184,7 +184,8 @@ impl Keeper {
 
     /// Work for when nothing is reported; how long until there is more.
     pub fn idle(&mut self) -> Duration {
-        self.fresh.clear();
+        // With its memory: one directory may have had a hundred thousand names.
+        self.fresh = HashSet::new();
         self.catch_up();
         self.trust.forget_the_dead();
         self.settle_opened();
@@ -206,6 +207,7 @@ impl Keeper {
         let learned = self.learn().is_some();
         if !learned && self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
+            self.healer.rest();
             if self.is_quiet() {
                 self.look_around();
             }

@@ -57,7 +57,7 @@ impl Remount {
         if snapshot.rule_for(self.point.as_os_str().as_bytes()).is_some() {
             return vec![self.point.clone()];
         }
-        snapshot.roots_below(&self.point).map(|root| root.path.clone()).collect()
+        snapshot.roots_below(&self.point).map(|root| root.path.to_owned()).collect()
     }
 }
 
@@ -213,7 +213,7 @@ impl MountWatch {
             above.max_by_key(|(_, other)| other.point.as_os_str().len()).map(|(id, _)| *id)
         };
         snapshot.rule_for(mount.point.as_os_str().as_bytes()).is_some()
-            || snapshot.roots_below(&mount.point).any(|root| innermost(&root.path) == Some(id))
+            || snapshot.roots_below(&mount.point).any(|root| innermost(root.path) == Some(id))
     }
 
     /// Unmounts what has come, lazily, with all that was mounted in it. By descriptor: a path may lead to another mount

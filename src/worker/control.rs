@@ -102,7 +102,7 @@ impl Worker {
             restarts: page.restarts.load(Relaxed),
             generation: snapshot.generation,
             policies: snapshot.policies.len() as u64,
-            paths: snapshot.roots.len() as u64,
+            paths: snapshot.trie.len() as u64,
             marks: (directories + files) as u64,
             events: allowed + denied,
             allowed,

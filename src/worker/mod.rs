@@ -181,7 +181,7 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         "{} mode, {} policies on {} paths, {directories} directories and {files} files marked",
         worker.options.mode.as_str(),
         snapshot.policies.len(),
-        snapshot.roots.len(),
+        snapshot.trie.len(),
     );
     if restarted {
         worker.logger.worker_replaced(&detail);

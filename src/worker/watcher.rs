@@ -28,6 +28,8 @@ use crate::sys::shared::SharedPage;
 use crate::sys::thread as system_thread;
 use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
 
+/// Something was elsewhere before.
+const MOVED: u64 = libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 /// How often creations that nobody asked about are taken from the kernel's queue.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a watcher that was told to has ended.
@@ -207,6 +209,7 @@ impl Watcher {
 
     fn take(&mut self, snapshot: &Snapshot, notification: &Notification<'_>) {
         if notification.mask & libc::FAN_Q_OVERFLOW != 0 {
+            self.places.forget();
             self.worker.logger.notifications_lost();
             if let Some(keeper) = &mut self.keeper {
                 keeper.overflowed();
@@ -216,6 +219,13 @@ impl Watcher {
         let own = self.worker.page.is_own_thread(notification.tid)
             || self.inherits && self.worker.page.was_own_thread(notification.tid)
             || self.worker.page.supervisor_pid.load(Relaxed) == notification.tid;
+        let is_directory = notification.mask & libc::FAN_ONDIR != 0;
+        if is_directory && notification.mask & MOVED != 0 {
+            self.places.forget();
+        }
+        if !is_directory && self.is_unconcerned(snapshot, notification.place, own) {
+            return;
+        }
         if notification.mask & libc::FAN_RENAME != 0 {
             if !own {
                 self.take_rename(snapshot, notification);
@@ -266,6 +276,16 @@ impl Watcher {
         }
     }
 
+    /// Whether a file there is no concern of any policy. What others do in our own stores is; what our own hand does
+    /// there is not.
+    fn is_unconcerned(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>, own: bool) -> bool {
+        let Some(Place { directory, name }) = place else { return false };
+        let handle = (directory.handle_type, directory.handle);
+        let (table, keeper) = (&self.worker.shared.table, &self.keeper);
+        let path = self.places.unconcerned(snapshot, table, directory.filesystem, handle, name);
+        path.is_some_and(|path| own || keeper.as_ref().is_none_or(|keeper| !keeper.is_in_store(path)))
+    }
+
     fn locate(&mut self, snapshot: &Snapshot, place: Option<Place<'_>>) -> Option<PathBuf> {
         let place = place?;
         let directory = (place.directory.handle_type, place.directory.handle);
@@ -313,6 +333,7 @@ impl Watcher {
     }
 
     fn look_at_mounts(&mut self) {
+        self.places.forget();
         let snapshot = Arc::clone(&self.worker.shared.in_force.load().1.snapshot);
         let found = self.mounts.look(&snapshot);
         if let Some(keeper) = &mut self.keeper {

@@ -46,14 +46,14 @@ impl Keeper {
     fn catch_up_below(&mut self, incident: &Incident) {
         let snapshot = self.snapshot();
         for root in snapshot.roots_below(&incident.path).filter(|root| root.path != incident.path) {
-            if self.healer.inventory().get(&root.path).is_some() {
+            if self.healer.inventory().get(root.path).is_some() {
                 continue;
             }
             if root.path.is_dir() {
-                self.begin(&root.path);
+                self.begin(root.path);
             } else {
                 let mask = libc::FAN_MOVED_TO;
-                let path = root.path.clone();
+                let path = root.path.to_owned();
                 self.judge(&Incident { mask, tid: incident.tid, path, now: None, target: None });
             }
         }

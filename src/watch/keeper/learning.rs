@@ -22,16 +22,16 @@ impl Keeper {
     /// at it anew would make right what somebody is doing to it now.
     pub(super) fn reloaded(&mut self, old: &Snapshot) {
         // What was not begun under the old roots is begun under the new ones.
-        let unfinished = self.next_root < old.roots.len();
+        let unfinished = self.next_root < old.trie.paths();
         let new = self.snapshot();
         self.healer.set_duties(duties(&new));
         let is_kept = |snapshot: &Snapshot, path: &Path| {
             let duty = duty_at(snapshot, path);
             duty.foreign || duty.metadata
         };
-        for root in old.roots.iter().chain(&new.roots) {
-            if is_kept(&new, &root.path) && (unfinished || !is_kept(old, &root.path)) {
-                self.begin(&root.path);
+        for root in old.roots().chain(new.roots()) {
+            if is_kept(&new, root.path) && (unfinished || !is_kept(old, root.path)) {
+                self.begin(root.path);
             }
         }
         self.next_root = usize::MAX;
@@ -39,7 +39,7 @@ impl Keeper {
 
     pub(super) fn begin(&mut self, path: &Path) {
         for above in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-            if self.healer.inventory().get(above).is_none() {
+            if !self.healer.inventory().contains(above) {
                 let _ = self.healer.learn(above, Known::No);
             }
         }
@@ -52,10 +52,10 @@ impl Keeper {
     /// Learns a little; how many names, `None` when all is known.
     pub(super) fn learn(&mut self) -> Option<usize> {
         let snapshot = self.snapshot();
-        if self.next_root < snapshot.roots.len() {
-            let end = (self.next_root + ROOTS_AT_ONCE).min(snapshot.roots.len());
-            for root in &snapshot.roots[self.next_root..end] {
-                self.begin(&root.path);
+        if self.next_root < snapshot.trie.paths() {
+            let end = (self.next_root + ROOTS_AT_ONCE).min(snapshot.trie.paths());
+            for root in snapshot.roots_of(self.next_root..end) {
+                self.begin(root.path);
             }
             let begun = end - self.next_root;
             self.next_root = end;
@@ -100,13 +100,9 @@ impl Keeper {
 
     /// Whether `path` belongs to what is not learned yet.
     pub(super) fn is_pending(&self, path: &Path) -> bool {
-        let roots = &self.in_force.1.snapshot.roots;
-        path.ancestors().any(|above| {
-            let above = above.as_os_str().as_bytes();
-            roots
-                .binary_search_by(|root| root.path.as_os_str().as_bytes().cmp(above))
-                .is_ok_and(|index| index >= self.next_root)
-        })
+        let snapshot = &self.in_force.1.snapshot;
+        path.ancestors()
+            .any(|above| snapshot.root_number(above).is_some_and(|number| number >= self.next_root))
     }
 
     fn marker<'a>(&'a self, snapshot: &'a Snapshot) -> Marker<'a> {
@@ -165,7 +161,8 @@ impl Keeper {
         }
     }
 
-    pub(super) fn is_in_store(&self, path: &Path) -> bool {
+    /// Whether it lies in the vault or the quarantine.
+    pub fn is_in_store(&self, path: &Path) -> bool {
         self.stores.iter().any(|store| path.starts_with(store))
     }
 
