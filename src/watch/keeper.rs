@@ -146,7 +146,9 @@ impl Keeper {
         }
         // Before anything is judged: links in the vault that the worker before this one has made are no intruder's.
         keeper.protect_stores();
-        let mut names = 0;
+        // What is marked are directories, and files with names elsewhere: at least so many names there are.
+        let (directories, files) = keeper.shared.table.len();
+        let mut names = directories + files;
         while names < NAMES_BEFORE_READY
             && let Some(learned) = keeper.learn()
         {
