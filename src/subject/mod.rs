@@ -10,9 +10,11 @@ mod loader;
 mod maps;
 mod status;
 mod succession;
+mod verifier;
 mod writers;
 
 pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
 pub use status::{Credentials, Status};
-pub use writers::{Remembered, TrustedWriters, Verifier, WriterProblem};
+pub use verifier::Verifier;
+pub use writers::{Remembered, TrustedWriters, WriterProblem};
