@@ -160,7 +160,7 @@ impl Responder {
                 pending.answer(Answer::Allow);
                 continue;
             };
-            self.watch_start(&pending, &look);
+            self.verify_once_started(&pending, &look);
             if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
                 pending.answer(Answer::Allow);
             } else {
@@ -238,7 +238,7 @@ impl Responder {
     }
 
     /// Verifies a writer that has started, whatever it opens: see [`Starting`].
-    fn watch_start(&mut self, pending: &Pending<'_>, look: &Look) {
+    fn verify_once_started(&mut self, pending: &Pending<'_>, look: &Look) {
         let (tid, starting) = (pending.tid(), &self.shared.starting);
         let InForce { snapshot, writers } = &*self.in_force.1;
         if look.access == Access::Exec {
