@@ -101,7 +101,14 @@ pub(super) fn release(args: &ReleaseArgs) -> Result<Report, Failure> {
     let no_such = || failure(heal::Failure::NoSuchItem, &args.id);
     let destination = match &args.to {
         Some(path) => absolute(path)?,
-        None => quarantine.show(&args.id).ok_or_else(no_such)?.original.path(),
+        None => {
+            let original = quarantine.show(&args.id).ok_or_else(no_such)?.original.path();
+            if original.as_os_str().is_empty() {
+                let what = format!("nothing says where {} was", escaped(&args.id));
+                return Err(Failure::new(Exit::Finding, what, "say where it is to go with --to"));
+            }
+            original
+        }
     };
     quarantine.release(&args.id, &destination).map_err(|error| failure(error, &args.id))?;
     let path = escaped_bytes(destination.as_os_str().as_bytes());

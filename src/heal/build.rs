@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::action::{Action, Change, Content, Did, Hint};
+use super::action::{Action, Change, Content, Did};
 use super::content;
 use super::expected::Expected;
 use super::failure::Failure;
@@ -50,7 +50,7 @@ impl Healer {
         task: Task<'_>,
         lost: bool,
     ) -> Result<Action, Failure> {
-        let Task { expected, change, hint, .. } = task;
+        let Task { expected, change, .. } = task;
         self.touch(place.directory);
         let mut action = Action::new(place.path.to_owned(), Did::MovedBack);
         if let Change::MovedTo(new) = change
@@ -62,7 +62,7 @@ impl Healer {
             let directory = new.parent().unwrap_or(new);
             let there =
                 Place { parent: &other, directory, mount: place.mount, name: &name, path: place.path };
-            if let Err(failure) = self.dispose(&there, hint, &mut action) {
+            if let Err(failure) = self.dispose(&there, &mut action) {
                 action.evidence_lost = Some(failure);
             }
         } else {
@@ -72,7 +72,7 @@ impl Healer {
                 // What it has become is evidence, not something to restore from.
                 self.vault.disown(expected.id);
             }
-            self.exchange(place, &temporary, expected, hint, &mut action)?;
+            self.exchange(place, &temporary, expected, &mut action)?;
         }
         self.dress(place, task, &mut action);
         Ok(action)
@@ -84,7 +84,6 @@ impl Healer {
         place: &Place<'_>,
         temporary: &CStr,
         expected: &Expected,
-        hint: &Hint,
         action: &mut Action,
     ) -> Result<(), Failure> {
         let half = Place { name: temporary, ..*place };
@@ -99,7 +98,7 @@ impl Healer {
         }
         let placed = match exchanged {
             Ok(()) => {
-                if let Err(failure) = self.dispose(&half, hint, action) {
+                if let Err(failure) = self.dispose(&half, action) {
                     // It stands under a name that every scan looks at.
                     action.evidence_lost = Some(failure);
                 }
@@ -107,7 +106,7 @@ impl Healer {
             }
             // It is gone meanwhile, or this filesystem cannot exchange.
             Err(error) if is(&error, libc::ENOENT) => Ok(()),
-            Err(error) if is(&error, libc::EINVAL) => self.dispose(place, hint, action),
+            Err(error) if is(&error, libc::EINVAL) => self.dispose(place, action),
             Err(error) if is(&error, libc::EBUSY) => Err(Failure::MountedOver),
             Err(error) => Err(Failure::of("rename")(error)),
         };
@@ -219,8 +218,6 @@ impl Healer {
             Ok(None) => {}
             Ok(Some(more)) => {
                 action.quarantine = action.quarantine.take().or(more.quarantine);
-                action.blake3 = action.blake3.or(more.blake3);
-                action.dropped.extend(more.dropped);
                 action.evidence_lost = action.evidence_lost.or(more.evidence_lost);
             }
             // A program that runs: another file takes its place.

@@ -19,14 +19,22 @@ pub enum Made {
     Written,
 }
 
+/// Makes the empty file `to` the same as `from` by sharing its blocks; gives back the BLAKE3 sum of what `to` holds.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the filesystem cannot; those of reading.
+pub fn share(from: &File, to: &File) -> io::Result<[u8; 32]> {
+    inode::clone_content(from.as_fd(), to.as_fd())?;
+    Ok(sum(to, u64::MAX)?.unwrap_or_default())
+}
+
 /// Makes the empty file `to` the same as `from`, up to `limit` bytes unless blocks can be shared; gives back the
 /// BLAKE3 sum of what `to` holds.
 ///
 /// # Errors
 /// `EFBIG` when it would be longer; those of reading and writing.
 pub fn copy(from: &File, to: &File, limit: u64) -> io::Result<(Made, [u8; 32])> {
-    if inode::clone_content(from.as_fd(), to.as_fd()).is_ok() {
-        let sum = sum(to, u64::MAX)?.unwrap_or_default();
+    if let Ok(sum) = share(from, to) {
         return Ok((Made::Shared, sum));
     }
     let mut buffer = vec![0u8; BLOCK];

@@ -92,7 +92,7 @@ impl Healer {
         action: &mut Action,
     ) -> Result<(), Failure> {
         let object = work.object;
-        let Task { expected, duty, change, hint } = task;
+        let Task { expected, duty, change } = task;
         if !inode.is_file() {
             return Ok(());
         }
@@ -120,11 +120,10 @@ impl Healer {
         let right = self.right_content(expected)?;
         work.unblock(None)?;
         let writable = object.open(libc::O_RDWR).map_err(Failure::of("open"))?;
-        match self.quarantine.keep_content(&now, inode, path, &hint.subject) {
-            Ok(taken) => {
-                action.quarantine = Some(taken.id);
-                action.blake3 = taken.blake3;
-                action.dropped.extend(taken.dropped);
+        match self.quarantine.keep_content(&now, inode, path) {
+            Ok(away) => {
+                action.quarantine = Some(away.id().to_owned());
+                self.away.push(away);
             }
             Err(failure) => action.evidence_lost = Some(failure),
         }

@@ -9,11 +9,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::object::{Object, c_string};
-use super::quarantine::Quarantine;
+use super::object::{Object, c_string, is};
+use super::quarantine::{Away, Quarantine};
 use super::sidecar::Item;
 use super::store::{self, Temporary};
 use crate::sys::{file, names};
@@ -91,6 +92,36 @@ impl Quarantine {
         {
             let _ = file::unlink_at(directory.as_fd(), &spare.name);
         }
+    }
+
+    /// What had been taken away when its taker died, and has no note, gets one that says little.
+    pub(super) fn adopt(&mut self) {
+        while self.adopted < self.stores.len() {
+            let store = self.adopted;
+            self.adopted += 1;
+            let Ok(directory) = self.stores.open(store) else { continue };
+            for name in directory.entries().unwrap_or_default() {
+                if let Some(away) = self.without_note(store, &directory, &name) {
+                    tracing::warn!(id = away.id(), "it was in the quarantine without a note");
+                    self.keep(away, &Value::Null);
+                }
+            }
+        }
+    }
+
+    fn without_note(&mut self, store: usize, directory: &Object, name: &CStr) -> Option<Away> {
+        let id = name.to_str().ok().filter(|id| store::is_id(id))?;
+        if self.items.contains_key(id) {
+            return None;
+        }
+        let notes = self.stores.open_in_state().ok()?;
+        // One that was not believed, or not read, is left as it is.
+        notes.child(&note_name(id).ok()?).err().filter(|error| is(error, libc::ENOENT))?;
+        let object = directory.child(name).ok()?;
+        let inode = object.inode().ok()?;
+        let mut item = Item::new(id.to_owned(), Path::new(""), &self.path_of(store, id), &inode);
+        item.time_ns = u64::from_str_radix(id, 16).unwrap_or(item.time_ns);
+        Some(Away { item, store, object: Some(object), blake3: None })
     }
 
     /// Removes what was half made when its maker died.

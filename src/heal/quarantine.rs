@@ -50,10 +50,28 @@ impl Default for Bounds {
     }
 }
 
-/// What was taken away.
+/// What was taken away, and has no note yet: for [`Quarantine::keep`].
+#[derive(Debug)]
+#[must_use]
+pub struct Away {
+    pub(super) item: Item,
+    pub(super) store: usize,
+    /// What is to be measured yet.
+    pub(super) object: Option<Object>,
+    pub(super) blake3: Option<[u8; 32]>,
+}
+
+impl Away {
+    /// Under which name it is kept.
+    pub fn id(&self) -> &str {
+        &self.item.id
+    }
+}
+
+/// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Taken {
-    /// Under which name it is kept.
+    /// Under which name.
     pub id: String,
     /// Checksum of a regular file.
     pub blake3: Option<[u8; 32]>,
@@ -69,6 +87,8 @@ pub struct Quarantine {
     pub(super) items: BTreeMap<String, Kept>,
     pub(super) bytes: u64,
     last: u64,
+    /// Stores that were looked through for things without a note.
+    pub(super) adopted: usize,
     /// Notes that stand for nothing, when they were read last.
     strays: usize,
     /// For the next note.
@@ -92,6 +112,7 @@ impl Quarantine {
         quarantine.stores.in_state()?;
         quarantine.sweep();
         quarantine.load().map_err(Failure::of("read"))?;
+        quarantine.adopt();
         Ok(quarantine)
     }
 
@@ -109,7 +130,7 @@ impl Quarantine {
 
     fn new(state_dir: &Path, bounds: Bounds) -> Self {
         let stores = Stores::new(state_dir, NAME);
-        Self { stores, bounds, items: BTreeMap::new(), bytes: 0, last: 0, strays: 0, spare: None }
+        Self { stores, bounds, items: BTreeMap::new(), bytes: 0, last: 0, adopted: 0, strays: 0, spare: None }
     }
 
     /// Reads the notes again: another process may have released something. They may be anybody's, so each is believed
@@ -186,7 +207,8 @@ impl Quarantine {
         format!("{:016x}", self.last)
     }
 
-    /// Moves what `name` in `parent` is away. `original` is its path.
+    /// Moves `object`, which `name` in `parent` is, away. `original` is its path. Its note waits until what is left
+    /// behind is put right: that is what somebody may be looking at.
     ///
     /// # Errors
     /// It is still there; `EPERM` where a flag of the directory keeps it.
@@ -195,9 +217,8 @@ impl Quarantine {
         parent: &Object,
         name: &CStr,
         original: &Path,
-        subject: &Value,
-    ) -> Result<Taken, Failure> {
-        let object = parent.child(name).map_err(Failure::of("open"))?;
+        object: &Object,
+    ) -> Result<Away, Failure> {
         let inode = object.inode().map_err(Failure::of("statx"))?;
         let mount = parent.inode().map_err(Failure::of("statx"))?.mount;
         if inode.mount != mount {
@@ -208,7 +229,9 @@ impl Quarantine {
         }
         let id = self.next_id();
         let kept_name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
-        let moved = self.stores.on_mount(mount, original).and_then(|index| {
+        let place = self.stores.on_mount(mount, original);
+        self.adopt();
+        let moved = place.and_then(|index| {
             let directory = self.stores.open(index)?;
             let (from, to) = ((parent.as_fd(), name), (directory.as_fd(), kept_name.as_c_str()));
             names::rename(from, to, names::NOREPLACE).map_err(Failure::of("rename"))?;
@@ -218,18 +241,14 @@ impl Quarantine {
             Ok(moved) => moved,
             Err(failure @ (Failure::Raced | Failure::ReadOnly)) => return Err(failure),
             Err(failure) if failure.is(libc::EPERM) => return Err(failure),
-            Err(_) => self.carry(parent, name, &object, &kept_name)?,
+            Err(_) => self.carry(parent, name, object, &kept_name)?,
         };
         // The name may have changed its meaning since it was looked at; what came along counts.
         let object = directory.child(&kept_name).map_err(Failure::of("open"))?;
         let came = object.inode().map_err(Failure::of("statx"))?;
-        let kept = self.path_of(store, &id);
-        let mut item = Item::new(id, original, &kept, &came);
+        let mut item = Item::new(id.clone(), original, &self.path_of(store, &id), &came);
         item.flags = inode.flags;
-        let measure = tree::measure(&object);
-        (item.bytes, item.entries) = (measure.bytes, measure.entries);
-        let blake3 = if came.is_file() { self.sum(&object) } else { None };
-        Ok(self.keep(item, store, blake3, subject))
+        Ok(Away { item, store, object: Some(object), blake3: None })
     }
 
     /// Moves by copying to the state directory: where its own mount has no place for it. What is too large for that
@@ -266,13 +285,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// It is too long or there is no space.
-    pub fn keep_content(
-        &mut self,
-        file: &File,
-        inode: &Inode,
-        original: &Path,
-        subject: &Value,
-    ) -> Result<Taken, Failure> {
+    pub fn keep_content(&mut self, file: &File, inode: &Inode, original: &Path) -> Result<Away, Failure> {
         let id = self.next_id();
         let name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
         let index = match self.stores.on_mount(inode.mount, original) {
@@ -291,15 +304,21 @@ impl Quarantine {
         };
         let mut item = Item::new(id, original, &kept, inode);
         "content".clone_into(&mut item.kind);
-        Ok(self.keep(item, index, Some(sum), subject))
+        Ok(Away { item, store: index, object: None, blake3: Some(sum) })
     }
 
-    fn path_of(&self, store: usize, id: &str) -> PathBuf {
+    pub(super) fn path_of(&self, store: usize, id: &str) -> PathBuf {
         self.stores.get(store).map_or_else(PathBuf::new, |store| store.path.join(id))
     }
 
-    /// Writes the note and makes room.
-    fn keep(&mut self, mut item: Item, store: usize, blake3: Option<[u8; 32]>, subject: &Value) -> Taken {
+    /// Measures what was taken away, writes its note and makes room.
+    pub fn keep(&mut self, away: Away, subject: &Value) -> Taken {
+        let Away { mut item, store, object, mut blake3 } = away;
+        if let Some(object) = object {
+            let measure = tree::measure(&object);
+            (item.bytes, item.entries) = (measure.bytes, measure.entries);
+            blake3 = if item.kind == "file" { self.sum(&object) } else { None };
+        }
         item.blake3 = blake3.map(|sum| hex_of(&sum));
         item.subject = subject.clone();
         self.write_note(&item);

@@ -34,7 +34,6 @@ pub(super) struct Task<'a> {
     pub expected: &'a Expected,
     pub duty: Duty,
     pub change: &'a Change,
-    pub hint: &'a Hint,
 }
 
 impl Healer {
@@ -66,12 +65,30 @@ impl Healer {
         due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect()
     }
 
-    /// Works off the queue, then sets times and flags of the directories it changed.
+    /// Works off the queue, and sets times and flags of the directories it changed.
     pub(super) fn drain(&mut self, round: &mut Round<'_>) {
         while let Some((path, change)) = self.queue.pop_front() {
             self.settle(&path, &change, round, 0);
+            if !self.away.is_empty() {
+                self.finish();
+                self.keep_evidence(round);
+            }
         }
         self.finish();
+    }
+
+    /// The tree is right; what was taken out of it gets its note.
+    fn keep_evidence(&mut self, round: &mut Round<'_>) {
+        for away in std::mem::take(&mut self.away) {
+            let taken = self.quarantine.keep(away, &round.hint.subject);
+            let is_of = |action: &Action| action.quarantine.as_ref() == Some(&taken.id);
+            if let Some(action) = round.actions.iter_mut().rfind(|action| is_of(action)) {
+                action.blake3 = taken.blake3;
+            }
+            if let Some(action) = round.actions.last_mut() {
+                action.dropped.extend(taken.dropped);
+            }
+        }
     }
 
     fn settle(&mut self, path: &Path, change: &Change, round: &mut Round<'_>, depth: usize) {
@@ -118,7 +135,7 @@ impl Healer {
             Err(error) if is(&error, libc::ENOENT) => {
                 return match expected {
                     Some(expected) if duty.names => {
-                        let task = Task { expected: &expected, duty, change, hint: round.hint };
+                        let task = Task { expected: &expected, duty, change };
                         self.restore(&place, task).map(Some)
                     }
                     Some(_) => {
@@ -139,11 +156,11 @@ impl Healer {
             None if duty.foreign && !round.hint.appeared && self.is_unlearned(directory) => Ok(None),
             None if duty.foreign => {
                 let mut action = Action::new(path.to_owned(), Did::Removed);
-                self.dispose(&place, round.hint, &mut action)?;
+                self.dispose(&place, &mut action)?;
                 Ok(Some(action))
             }
             Some(expected) if self.is_same(&expected, &inode, &object) => {
-                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                let task = Task { expected: &expected, duty, change };
                 match self.mend(&object, &inode, path, task) {
                     // A program that runs cannot be written to: another file takes its place.
                     Err(failure) if failure.is(libc::ETXTBSY) => self.replace(&place, task, true).map(Some),
@@ -158,7 +175,7 @@ impl Healer {
                 if expected.is_dir() && inode.is_dir() && expected.id.dev != inode.id.dev {
                     return Err(Failure::NotMounted);
                 }
-                let task = Task { expected: &expected, duty, change, hint: round.hint };
+                let task = Task { expected: &expected, duty, change };
                 self.replace(&place, task, false).map(Some)
             }
             // Whatever is here may be here.
@@ -248,22 +265,16 @@ impl Healer {
     }
 
     /// Moves what is at `place` to the quarantine; a further name of an object that the vault holds just goes.
-    pub(super) fn dispose(
-        &mut self,
-        place: &Place<'_>,
-        hint: &Hint,
-        action: &mut Action,
-    ) -> Result<(), Failure> {
+    pub(super) fn dispose(&mut self, place: &Place<'_>, action: &mut Action) -> Result<(), Failure> {
         self.touch(place.directory);
         let object = place.parent.child(place.name).map_err(Failure::of("open"))?;
         let inode = object.inode().map_err(Failure::of("statx"))?;
         if !inode.is_dir() && self.vault.link_of(inode.id).is_some() {
             return unlink_alias(place, &object, &inode, action);
         }
-        let taken = self.quarantine.take(place.parent, place.name, place.path, &hint.subject)?;
-        action.quarantine = Some(taken.id);
-        action.blake3 = taken.blake3;
-        action.dropped.extend(taken.dropped);
+        let away = self.quarantine.take(place.parent, place.name, place.path, &object)?;
+        action.quarantine = Some(away.id().to_owned());
+        self.away.push(away);
         Ok(())
     }
 

@@ -7,19 +7,16 @@
 //!
 //! A link is named by its inode number alone: while the link exists, no other object can have that number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::content::{self, Made};
 use super::failure::Failure;
 use super::object::{Object, c_string, is};
-use super::store::{self, Store, Stores, Temporary};
+use super::store::{Store, Stores, Temporary};
 use crate::sys::file::{self, Identity};
 use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
-use crate::sys::names;
 
 /// Bounds of what copies may take.
 #[derive(Debug, Clone, Copy)]
@@ -53,22 +50,22 @@ pub enum Copy {
 const UNHELD_MAX: usize = 10_000;
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Held {
+pub(super) struct Held {
     /// How many expected names there are of it.
     names: u32,
-    store: u16,
+    pub(super) store: u16,
     link: bool,
-    copy: bool,
+    pub(super) copy: bool,
     /// KiB that its copy takes: narrow, because there is one of these for each file.
     cost_kib: u32,
 }
 
 impl Held {
-    fn cost(&self) -> u64 {
+    pub(super) fn cost(&self) -> u64 {
         u64::from(self.cost_kib) << 10
     }
 
-    fn set_cost(&mut self, bytes: u64) {
+    pub(super) fn set_cost(&mut self, bytes: u64) {
         self.cost_kib = bytes.div_ceil(1024) as u32;
     }
 }
@@ -89,21 +86,19 @@ pub struct Usage {
 /// The vault.
 #[derive(Debug)]
 pub struct Vault {
-    stores: Stores,
+    pub(super) stores: Stores,
     loaded: usize,
-    limits: Limits,
-    held: HashMap<Identity, Held>,
+    pub(super) limits: Limits,
+    pub(super) held: HashMap<Identity, Held>,
     unheld: BTreeMap<PathBuf, Failure>,
-    copied: u64,
-    temporary: Temporary,
+    pub(super) copied: u64,
+    pub(super) temporary: Temporary,
+    /// Stores whose filesystem cannot share blocks.
+    pub(super) unshared: BTreeSet<usize>,
 }
 
 fn link_name(ino: u64) -> CString {
     c_string(format!("l-{ino:x}").as_bytes()).unwrap_or_default()
-}
-
-fn copy_name(ino: u64) -> CString {
-    c_string(format!("c-{ino:x}").as_bytes()).unwrap_or_default()
 }
 
 impl Vault {
@@ -117,6 +112,7 @@ impl Vault {
             unheld: BTreeMap::new(),
             copied: 0,
             temporary: Temporary::default(),
+            unshared: BTreeSet::new(),
         };
         let _ = vault.stores.in_state();
         vault.load();
@@ -176,11 +172,11 @@ impl Vault {
         self.load();
     }
 
-    /// A name of this object is expected. Whether all is held that should be.
-    pub fn adopt(&mut self, id: Identity, copy: bool) -> bool {
+    /// A name of this object is expected. Whether it is linked.
+    pub fn adopt(&mut self, id: Identity) -> bool {
         let held = self.held.entry(id).or_default();
         held.names += 1;
-        held.link && (held.copy || !copy)
+        held.link
     }
 
     /// Holds `object`, which `path` names. `new_name`: the path did not name this object before. Gives back the sum
@@ -228,89 +224,10 @@ impl Vault {
         held.link = linked.is_ok();
         // Without content there is nothing to copy, and `copy_of` knows it.
         if copy != Copy::None && inode.is_file() && inode.size > 0 {
-            let sum = self.copy(&directory, object, inode, copy == Copy::Fresh)?;
+            let sum = self.copy(index, object, inode, copy == Copy::Fresh)?;
             return linked.map(|()| sum);
         }
         linked.map(|()| None)
-    }
-
-    fn copy(
-        &mut self,
-        directory: &Object,
-        object: &Object,
-        inode: &Inode,
-        fresh: bool,
-    ) -> Result<Option<[u8; 32]>, Failure> {
-        let name = copy_name(inode.id.ino);
-        if !fresh && copy_matches(directory, &name, inode) {
-            return Ok(None);
-        }
-        self.drop_copy(directory, inode.id);
-        let content = object.open(libc::O_RDONLY).map_err(Failure::of("open"))?;
-        let half = self.temporary.next();
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let new = names::open_at(directory.as_fd(), &half, flags, 0o600).map_err(Failure::of("open"))?;
-        let new = File::from(new);
-        let made = self.fill(directory, &content, &new, inode);
-        let kept = made.and_then(|made| {
-            let copy = directory.child(&half).map_err(Failure::of("open"))?;
-            copy.set_mtime(inode.mtime).map_err(Failure::of("utimensat"))?;
-            let (from, to) = ((directory.as_fd(), half.as_c_str()), (directory.as_fd(), name.as_c_str()));
-            names::rename(from, to, 0).map_err(Failure::of("rename"))?;
-            Ok(made)
-        });
-        match kept {
-            Ok((cost, sum)) => {
-                let held = self.held.entry(inode.id).or_default();
-                held.copy = true;
-                held.set_cost(cost);
-                self.copied += held.cost();
-                Ok(Some(sum))
-            }
-            Err(failure) => {
-                let _ = file::unlink_at(directory.as_fd(), &half);
-                Err(failure)
-            }
-        }
-    }
-
-    /// Fills a new copy; gives back what it costs, and its sum.
-    fn fill(
-        &self,
-        directory: &Object,
-        from: &File,
-        to: &File,
-        inode: &Inode,
-    ) -> Result<(u64, [u8; 32]), Failure> {
-        let budget = self.limits.copy_total.saturating_sub(self.copied);
-        let room = store::room(directory)?;
-        let limit = if inode.size > self.limits.copy_file {
-            Err(Failure::TooLarge)
-        } else if inode.allocated > budget {
-            Err(Failure::OverBudget)
-        } else if inode.allocated > room {
-            Err(Failure::NoSpace)
-        } else {
-            Ok(self.limits.copy_file)
-        };
-        // Even where no byte may be written, blocks may be shared.
-        match (content::copy(from, to, limit.unwrap_or(0)), limit) {
-            (Ok((Made::Shared, sum)), _) => Ok((0, sum)),
-            (Ok((Made::Written, sum)), _) => Ok((inode.allocated, sum)),
-            (Err(_), Err(failure)) => Err(failure),
-            (Err(error), Ok(_)) if is(&error, libc::EFBIG) => Err(Failure::TooLarge),
-            (Err(error), Ok(_)) => Err(Failure::of("copy")(error)),
-        }
-    }
-
-    fn drop_copy(&mut self, directory: &Object, id: Identity) {
-        let Some(held) = self.held.get_mut(&id) else { return };
-        if held.copy {
-            let _ = file::unlink_at(directory.as_fd(), &copy_name(id.ino));
-            self.copied = self.copied.saturating_sub(held.cost());
-            held.copy = false;
-            held.set_cost(0);
-        }
     }
 
     /// The object `old` is lost; `path` names `object` now, which needs what `old` had.
@@ -372,7 +289,7 @@ impl Vault {
         unneeded.len()
     }
 
-    fn store_of(&self, id: Identity) -> Option<(&Store, Held)> {
+    pub(super) fn store_of(&self, id: Identity) -> Option<(&Store, Held)> {
         let held = self.held.get(&id)?;
         Some((self.stores.get(held.store.into())?, *held))
     }
@@ -387,14 +304,6 @@ impl Vault {
     /// The directories, which nobody else may write in: they hold further names of protected files.
     pub fn places(&self) -> impl DoubleEndedIterator<Item = &Path> {
         self.stores.paths()
-    }
-
-    /// The held content, if there is a copy of this length. Whether it is what was copied, its sum says.
-    pub fn copy_of(&self, id: Identity, size: u64) -> Option<File> {
-        let (store, held) = self.store_of(id)?;
-        let object = held.copy.then(|| store.open().ok()?.child(&copy_name(id.ino)).ok())??;
-        let inode = object.inode().ok()?;
-        (inode.is_file() && inode.size == size).then(|| object.open(libc::O_RDONLY).ok())?
     }
 
     /// How many of an object's names are the vault's own: they are no foreign hard links.
@@ -452,9 +361,4 @@ fn link(directory: &Object, object: &Object, inode: &Inode) -> Result<(), Failur
         }
     }
     Err(Failure::Raced)
-}
-
-fn copy_matches(directory: &Object, name: &CString, inode: &Inode) -> bool {
-    inode::of_name(directory.as_fd(), name)
-        .is_ok_and(|copy| copy.is_file() && copy.size == inode.size && copy.mtime == inode.mtime)
 }

@@ -4,6 +4,7 @@ mod conclude;
 mod judge;
 mod learning;
 mod mounting;
+mod opening;
 mod patrol;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use super::account::{Account, UNHELD_TOLD};
 use super::duty::duties;
-use super::incident::Incident;
 use super::journal::Journal;
 use super::report::Reporter;
 use super::trust::Trust;
@@ -30,8 +30,6 @@ use crate::sys::proc::Proc;
 const NAMES_BEFORE_READY: usize = 2000;
 /// How often the patrol looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often it is looked whether a new file's maker has left its open(2).
-const OPENING_EVERY: Duration = Duration::from_millis(1);
 /// Notes of the quarantine that get their record's number between two looks at the notifications: a millisecond.
 const FILED_AT_ONCE: usize = 16;
 /// How often the vault is put right when somebody goes on removing from it.
@@ -70,7 +68,7 @@ pub struct Keeper {
     /// Everything is in the inventory, and that is on record outside this process.
     is_whole: bool,
     /// Makers of new files that the gate has not answered yet.
-    opening: VecDeque<(Instant, Incident)>,
+    opening: VecDeque<opening::Opening>,
     /// What trusted writers are writing, since when.
     fluid: HashMap<PathBuf, Instant>,
     /// What could not be put right, why, and when that was told.
@@ -154,6 +152,9 @@ impl Keeper {
         {
             names += learned;
         }
+        if names < NAMES_BEFORE_READY {
+            while keeper.healer.copy_some() {}
+        }
         keeper.note_state();
         Ok(keeper)
     }
@@ -207,6 +208,7 @@ impl Keeper {
             self.protect_stores();
         }
         let learned = self.learn().is_some();
+        let copied = !learned && self.healer.copy_some();
         if !learned && self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
             self.healer.rest();
@@ -218,10 +220,10 @@ impl Keeper {
             }
         }
         self.save();
-        if learned || filed == FILED_AT_ONCE {
+        if learned || copied || filed == FILED_AT_ONCE {
             return Duration::ZERO;
         }
-        let next = if self.opening.is_empty() { LOOK_EVERY } else { OPENING_EVERY };
+        let next = if self.opening.is_empty() { LOOK_EVERY } else { opening::LOOK_EVERY };
         let due = [self.healer.next_due(), self.mountings.next_due()].into_iter().flatten().min();
         due.map_or(next, |at| at.saturating_duration_since(Instant::now()).min(next))
     }
@@ -230,7 +232,7 @@ impl Keeper {
         let usage = self.healer.vault().usage();
         let account = &self.account;
         account.names.store(self.healer.inventory().len() as u64, Relaxed);
-        let learning = !self.is_whole || self.healer.is_learning();
+        let learning = !self.is_whole || self.healer.is_learning() || self.healer.is_copying();
         account.learning.store(u64::from(learning), Relaxed);
         account.links.store(usage.links as u64, Relaxed);
         account.copies.store(usage.copies as u64, Relaxed);

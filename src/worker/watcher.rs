@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 
 use super::{Worker, observe};
 use crate::event::{Notification, Notifications, Place};
@@ -130,7 +131,7 @@ struct Watcher {
     ending: Arc<EventFd>,
 }
 
-/// What poll(2) said, beside notifications.
+/// What ppoll(2) said, beside notifications.
 struct Woken {
     /// The mounts have changed.
     remounted: bool,
@@ -180,9 +181,8 @@ impl Watcher {
             PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI),
             PollFd::new(self.ending.as_fd(), PollFlags::POLLIN),
         ];
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // EINTR and the like: everything else is looked at anyway.
-        let _ = poll(&mut fds, timeout);
+        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
         let [_, mounts, ending] = fds.map(|fd| fd.any().unwrap_or_default());
         Woken { remounted: mounts, ending }
     }

@@ -4,12 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Keeper;
 use super::conclude::{governing, name_of_change};
 use crate::access::Mutation;
-use crate::classify;
 use crate::heal::{Action, Content, Duty, Hint, Known};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
 use crate::sys::file::Identity;
@@ -17,11 +16,6 @@ use crate::verdict::{Change, Outcome, Verdict, decide, writers_that_matter};
 use crate::watch::duty::duty_at;
 use crate::watch::incident::Incident;
 use crate::watch::report::{About, Reporter};
-
-/// How long a maker of whom it cannot be told, because he runs, is taken to be in it.
-const RUNNING: Duration = Duration::from_millis(20);
-/// How long a new file's maker may take to leave its open(2): the gate answers within that, or nobody does.
-const OPENING: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// Judges one notification and has its consequences.
@@ -32,10 +26,7 @@ impl Keeper {
         }
         // Of several names the kernel tells any: the vault's own says nothing of where the other went.
         incident.now = incident.now.filter(|now| !self.is_in_store(now));
-        if is_being_opened(&incident, Duration::ZERO) {
-            self.opening.push_back((Instant::now(), incident));
-            return;
-        }
+        let Some(incident) = self.put_off(incident) else { return };
         self.judge(&incident);
         if incident.appeared() && incident.mask & libc::FAN_ONDIR != 0 {
             self.catch_up_below(&incident);
@@ -59,7 +50,7 @@ impl Keeper {
         }
     }
 
-    fn judge(&mut self, incident: &Incident) {
+    pub(super) fn judge(&mut self, incident: &Incident) {
         let snapshot = self.snapshot();
         let Some(rule) = governing(&snapshot, &incident.path) else { return };
         let expected = self.healer.inventory().get(&incident.path).is_some();
@@ -189,17 +180,6 @@ impl Keeper {
         actions
     }
 
-    pub(super) fn settle_opened(&mut self) {
-        for _ in 0..self.opening.len() {
-            let Some((since, incident)) = self.opening.pop_front() else { return };
-            if is_being_opened(&incident, since.elapsed()) {
-                self.opening.push_back((since, incident));
-            } else {
-                self.judge(&incident);
-            }
-        }
-    }
-
     /// A protected file's number of names has changed: perhaps it was the vault's that went. With the vault's directory
     /// gone, nothing else tells.
     pub fn check_held(&mut self, id: Identity) {
@@ -221,23 +201,6 @@ impl Keeper {
             self.healer.tidy(directory);
         }
     }
-}
-
-/// Whether the new file's maker is in the open(2) that made it: the gate judges that, and takes the file away again
-/// itself.
-fn is_being_opened(incident: &Incident, waited: Duration) -> bool {
-    if incident.mask & libc::FAN_CREATE == 0 || incident.mask & libc::FAN_ONDIR != 0 || waited > OPENING {
-        return false;
-    }
-    let is_file =
-        std::fs::symlink_metadata(&incident.path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
-    let Ok(line) = std::fs::read(format!("/proc/{}/syscall", incident.tid)) else { return false };
-    is_file
-        && match classify::parse_line(&line) {
-            classify::Line::In(call) => classify::is_in_open(&call),
-            classify::Line::Running => waited < RUNNING,
-            classify::Line::Garbled => false,
-        }
 }
 
 fn is_named(path: &Path, object: Identity) -> bool {
