@@ -43,9 +43,11 @@ const TRIES_FOR_THE_DOCUMENT: usize = 200;
 /// … but not for longer than this with one way, once there are enough for a median: the patrol takes its time.
 const BUDGET: Duration = Duration::from_secs(10);
 const TRIES_ENOUGH: usize = 20;
-/// The patrol, which looks for what no event tells, needs two looks of 250 ms at each 256 names.
+/// The gate has then dealt with what the last try left to do.
+const IDLE: Duration = Duration::from_millis(10);
+/// The patrol, which looks for what no event tells, takes 250 ms for some five hundred names.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
-/// What nobody has healed or recorded by then stays so: a second look of the patrol is over.
+/// What nobody has healed or recorded by then stays so: the patrol has been around.
 const GIVEN_UP_AFTER: Duration = Duration::from_millis(1500);
 /// … and where nobody is expected to, it is not waited for as often.
 const TRIES_IN_VAIN: usize = 2;
@@ -151,6 +153,7 @@ fn verdicts<'a>(records: &[&'a Value]) -> BTreeSet<&'a str> {
 
 /// Tries one way at one place.
 fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> Tried {
+    std::thread::sleep(IDLE);
     let before = Before::of(place, way);
     // The attacker does it and goes.
     let (result, done) = std::thread::scope(|scope| {

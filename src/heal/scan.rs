@@ -1,16 +1,14 @@
 //! Everything, once: after a lost event or a restart.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::action::{Action, Change, Did, Hint};
 use super::failure::Failure;
 use super::healer::{Healer, Round};
-use super::object::{Object, c_name, c_string};
+use super::object::{Object, c_name};
 use crate::sys::file::{self, Identity};
 use crate::sys::inode;
 
@@ -58,19 +56,33 @@ impl Healer {
         self.mended.insert(path.to_owned());
     }
 
-    /// Looks at the `count` names behind `after`, one statx(2) each: those that were touched and not reported, and
+    /// Looks at the names behind `after` for so long, one statx(2) each: those that were touched and not reported, and
     /// the last that was looked at; `None` at the end.
-    pub fn patrol(&self, after: &Path, count: usize) -> (Vec<PathBuf>, Option<PathBuf>) {
-        let (mut touched, mut last, mut looked) = (Vec::new(), None, 0);
-        for (path, expected) in self.inventory.after(after).take(count) {
-            let now = c_path(path).and_then(|name| inode::of_path(&name));
-            if !now.is_ok_and(|now| expected.is_untouched(&now)) {
+    pub fn patrol(&self, after: &Path, time: Duration) -> (Vec<PathBuf>, Option<PathBuf>) {
+        let (mut touched, started) = (Vec::new(), Instant::now());
+        let mut directory: Option<(&Path, Object)> = None;
+        for (path, expected) in self.inventory.after(after) {
+            let parent = path.parent().unwrap_or(path);
+            if directory.as_ref().is_none_or(|(opened, _)| *opened != parent) {
+                directory = Object::at_path(parent).ok().map(|object| (parent, object));
+            }
+            let now = directory.as_ref().and_then(|(_, directory)| {
+                let name = c_name(path).ok()?;
+                // The root of the tree has no name.
+                if name.is_empty() {
+                    directory.inode().ok()
+                } else {
+                    inode::of_name(directory.as_fd(), &name).ok()
+                }
+            });
+            if !now.is_some_and(|now| expected.is_untouched(&now)) {
                 touched.push(path.to_owned());
             }
-            last = Some(path.to_owned());
-            looked += 1;
+            if started.elapsed() > time {
+                return (touched, Some(path.to_owned()));
+            }
         }
-        (touched, last.filter(|_| looked == count))
+        (touched, None)
     }
 
     /// A link that somebody made to a protected file outside of what is protected: that name is taken away again.
@@ -102,10 +114,6 @@ impl Healer {
             self.queue_entries(directory, &object);
         }
     }
-}
-
-fn c_path(path: &Path) -> io::Result<std::ffi::CString> {
-    c_string(path.as_os_str().as_bytes())
 }
 
 /// `None`: the path does not name the object.

@@ -7,7 +7,7 @@ mod mounting;
 mod opening;
 mod patrol;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -82,7 +82,7 @@ pub struct Keeper {
     scan_due: bool,
     trusted_at: Option<Instant>,
     patrolled: PathBuf,
-    suspects: Vec<PathBuf>,
+    suspects: BTreeSet<PathBuf>,
     patrolled_at: Instant,
     looked: Instant,
     /// When the batch in work was read.
@@ -133,7 +133,7 @@ impl Keeper {
             scan_due: restarted,
             trusted_at: None,
             patrolled: PathBuf::new(),
-            suspects: Vec::new(),
+            suspects: BTreeSet::new(),
             patrolled_at: Instant::now(),
             looked: Instant::now(),
             read: Instant::now(),
@@ -192,6 +192,7 @@ impl Keeper {
         self.catch_up();
         self.trust.forget_the_dead();
         self.settle_opened();
+        self.settle_suspects();
         let due = self.healer.due();
         self.conclude(due, None, None);
         let mut filed = 0;
@@ -219,12 +220,17 @@ impl Keeper {
                 self.note_state();
             }
         }
+        // Who waits for it is told at once.
+        if !learned && !copied && self.account.learning.load(Relaxed) != 0 {
+            self.note_state();
+        }
         self.save();
         if learned || copied || filed == FILED_AT_ONCE {
             return Duration::ZERO;
         }
         let next = if self.opening.is_empty() { LOOK_EVERY } else { opening::LOOK_EVERY };
-        let due = [self.healer.next_due(), self.mountings.next_due()].into_iter().flatten().min();
+        let due = [self.healer.next_due(), self.mountings.next_due(), self.next_settling()];
+        let due = due.into_iter().flatten().min();
         due.map_or(next, |at| at.saturating_duration_since(Instant::now()).min(next))
     }
 
