@@ -68,6 +68,24 @@ fn is_what_is_put_back(gate: &Gate<'_>, lab: &Lab) {
     assert_eq!(fs::read_to_string(lab.path("tree/grown")).unwrap(), "grownmore\n");
 }
 
+/// No event tells of it before it is over, and the patrol comes by.
+#[test]
+fn what_a_writer_writes_through_a_mapping_stays() {
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        let gate = lab.gate(POLICY);
+        let mapped = lab.path("tree/grown");
+        assert_eq!(actor::errno(&scene.writer, &[Path::new("map"), &mapped]), 0);
+        std::thread::sleep(PATROLLED);
+        assert_eq!(fs::read_to_string(&mapped).unwrap(), "Drown");
+        assert_eq!(healed(&gate.records()), Vec::<String>::new());
+        // And it is what is put back from then on.
+        fs::remove_file(&mapped).unwrap();
+        gate.until(|| mapped.exists().then_some(()));
+        assert_eq!(fs::read_to_string(&mapped).unwrap(), "Drown");
+    });
+}
+
 #[test]
 fn what_a_writers_children_do_stays() {
     in_lab(60, |lab| {

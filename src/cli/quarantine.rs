@@ -99,17 +99,15 @@ pub(super) fn show(args: &ShowArgs) -> Result<Report, Failure> {
 pub(super) fn release(args: &ReleaseArgs) -> Result<Report, Failure> {
     let mut quarantine = open(&args.state_dir)?;
     let no_such = || failure(heal::Failure::NoSuchItem, &args.id);
-    let destination = match &args.to {
-        Some(path) => absolute(path)?,
-        None => {
-            let original = quarantine.show(&args.id).ok_or_else(no_such)?.original.path();
-            if original.as_os_str().is_empty() {
-                let what = format!("nothing says where {} was", escaped(&args.id));
-                return Err(Failure::new(Exit::Finding, what, "say where it is to go with --to"));
-            }
-            original
-        }
+    let destination = if let Some(path) = &args.to {
+        absolute(path)?
+    } else {
+        quarantine.show(&args.id).ok_or_else(no_such)?.original.path()
     };
+    if destination.as_os_str().is_empty() {
+        let what = format!("nothing says where {} was", escaped(&args.id));
+        return Err(Failure::new(Exit::Finding, what, "say where it is to go with --to"));
+    }
     quarantine.release(&args.id, &destination).map_err(|error| failure(error, &args.id))?;
     let path = escaped_bytes(destination.as_os_str().as_bytes());
     Ok(Report::text(format!("{} is at {path}\n", escaped(&args.id)), Exit::Done))

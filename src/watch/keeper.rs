@@ -6,6 +6,7 @@ mod learning;
 mod mounting;
 mod opening;
 mod patrol;
+mod writing;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;

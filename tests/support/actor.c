@@ -1,6 +1,7 @@
 /* A program that does one thing to a file and prints the errno of it, 0 when it worked.
  *
  *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH
+ *   map PATH                      writes through a mapping, for some seconds; EIO when that does not stay
  *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
  *   traced PROGRAM ARGUMENTS...   the same under ptrace(2)
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,6 +42,26 @@ static int replace(const char *source, const char *target)
 			return errno;
 	if (fchmod(to, 0755) != 0 || close(to) != 0 || rename(name, target) != 0)
 		return errno;
+	return 0;
+}
+
+static int map(const char *path)
+{
+	int fd = open(path, O_RDWR), second;
+	volatile char *bytes;
+	if (fd < 0)
+		return errno;
+	bytes = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (bytes == MAP_FAILED)
+		return errno;
+	for (second = 0; second < 4; second++) {
+		char mine = 'A' + second;
+		bytes[0] = mine;
+		sleep(1);
+		if (bytes[0] != mine)
+			return EIO;
+	}
 	return 0;
 }
 
@@ -92,6 +114,8 @@ static int steps(char **step)
 			error = truncate(step[1], 0) ? errno : 0;
 		else if (!strcmp(step[0], "unlink"))
 			error = unlink(step[1]) ? errno : 0;
+		else if (!strcmp(step[0], "map"))
+			error = map(step[1]);
 		else if (!strcmp(step[0], "replace") && step[1])
 			error = replace(step[1], step[2]), length = 3;
 		else

@@ -51,6 +51,9 @@ impl Keeper {
             return;
         }
         for path in std::mem::take(&mut self.suspects) {
+            if !self.fluid.contains_key(&path) && self.is_mapped_by_a_writer(&path) {
+                self.fluid.insert(path.clone(), Instant::now());
+            }
             if !self.fluid.contains_key(&path) {
                 let actions = self.healer.reconcile(&path, &Hint::default());
                 self.conclude(actions, None, None);
@@ -63,16 +66,5 @@ impl Keeper {
         let at = self.patrolled_at + REPORTED_WITHIN;
         // What is disturbed waits for the next look.
         (!self.suspects.is_empty() && at > Instant::now()).then_some(at)
-    }
-
-    /// Whether a program that may change things runs: what it has done is not all reported yet.
-    fn is_writer_running(&self) -> bool {
-        let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-        processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|pid: i32| {
-            self.proc
-                .task(pid)
-                .and_then(|task| crate::sys::file::stat_at_follow(task.as_fd(), c"exe"))
-                .is_ok_and(|exe| self.in_force.1.writers.is_program(exe.id))
-        })
     }
 }
