@@ -1,6 +1,6 @@
 /* A program that does one thing to a file and prints the errno of it, 0 when it worked.
  *
- *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH
+ *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH | mkdir PATH | rmdir PATH
  *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
  *   traced PROGRAM ARGUMENTS...   the same under ptrace(2)
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,6 +93,10 @@ static int steps(char **step)
 			error = truncate(step[1], 0) ? errno : 0;
 		else if (!strcmp(step[0], "unlink"))
 			error = unlink(step[1]) ? errno : 0;
+		else if (!strcmp(step[0], "mkdir"))
+			error = mkdir(step[1], 0755) ? errno : 0;
+		else if (!strcmp(step[0], "rmdir"))
+			error = rmdir(step[1]) ? errno : 0;
 		else if (!strcmp(step[0], "replace") && step[1])
 			error = replace(step[1], step[2]), length = 3;
 		else
