@@ -206,6 +206,26 @@ fn a_vault_that_was_emptied_is_filled_again() {
     }
 }
 
+/// The filesystem gives numbers out again.
+#[test]
+fn a_file_with_the_number_of_a_directory_is_held() {
+    let Some(ground) = ground(Kind::Same) else { return };
+    let (top, mut healer) = protected(&ground);
+    let path = top.join("again");
+    for _ in 0..8 {
+        fs::create_dir(&path).unwrap();
+        healer.learn(&path, writegate::heal::Known::No).unwrap();
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "again").unwrap();
+        healer.learn(&path, writegate::heal::Known::No).unwrap();
+        healer.prune();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(dids(&heal(&mut healer, &path, Change::Unknown)), [Did::Linked]);
+        fs::remove_file(&path).unwrap();
+        healer.forget(&path);
+    }
+}
+
 #[test]
 fn without_its_link_a_file_comes_from_the_copy() {
     for kind in KINDS {

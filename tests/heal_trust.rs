@@ -147,6 +147,43 @@ fn a_writer_that_only_deletes_is_known_when_it_is_gone() {
     });
 }
 
+/// What went in a directory that is gone itself, nothing tells any more; and what stands in its place may have its number.
+#[test]
+fn a_directory_makes_way_for_something_else() {
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        actor::build(&scene.writer, &["-pie"]);
+        for number in 0..16 {
+            lab.file(&format!("tree/d{number}/file"), "old");
+        }
+        let gate = lab.gate(POLICY);
+        let mut made = Vec::new();
+        for number in 0..16 {
+            let directory = format!("tree/d{number}");
+            let (again, new) = match number % 2 {
+                0 => ("", directory.clone()),
+                _ => ("mkdir @ then ", format!("{directory}/new")),
+            };
+            let steps = format!("read @/file then unlink @/file then rmdir @ then {again}create %");
+            let steps = steps.replace('@', lab.path(&directory).to_str().unwrap());
+            let steps = steps.replace('%', lab.path(&new).to_str().unwrap());
+            let steps: Vec<_> = steps.split(' ').map(Path::new).collect();
+            assert_eq!(actor::errno(&scene.writer, &steps), 0);
+            made.push(lab.path(&new));
+        }
+        let before = look(&lab.tree(), Inodes::OfFiles);
+        std::thread::sleep(PATROLLED);
+        assert_eq!(healed(&gate.records()), Vec::<String>::new());
+        assert_eq!(look(&lab.tree(), Inodes::OfFiles), before);
+        // This drops from the vault what nothing expected needs.
+        assert!(gate.command(&["reload"]).status.success());
+        for file in &made {
+            fs::remove_file(file).unwrap();
+        }
+        gate.until(|| (look(&lab.tree(), Inodes::OfFiles) == before).then_some(()));
+    });
+}
+
 /// Changes of a writer and of an intruder, one behind the other: each gets what it should.
 #[test]
 fn a_writer_and_an_intruder_take_turns() {

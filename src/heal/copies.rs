@@ -8,7 +8,7 @@ use super::content::{self, Made};
 use super::failure::Failure;
 use super::object::{Object, c_string, is};
 use super::store;
-use super::vault::Vault;
+use super::vault::{Held, Vault};
 use crate::sys::file::{self, Identity};
 use crate::sys::inode::{self, Inode};
 use crate::sys::names;
@@ -78,9 +78,11 @@ impl Vault {
 
     /// How many bytes of this file may be written; why none may.
     fn limit(&self, directory: &Object, inode: &Inode) -> Result<u64, Failure> {
+        // The new copy takes the place of the old one.
+        let others = self.copied.saturating_sub(self.held.get(&inode.id).map_or(0, Held::cost));
         if inode.size > self.limits.copy_file {
             Err(Failure::TooLarge)
-        } else if inode.allocated > self.limits.copy_total.saturating_sub(self.copied) {
+        } else if inode.allocated > self.limits.copy_total.saturating_sub(others) {
             Err(Failure::OverBudget)
         } else if inode.allocated > store::room(directory)? {
             Err(Failure::NoSpace)

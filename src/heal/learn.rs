@@ -230,7 +230,8 @@ impl Healer {
             // Ahead of what it will hold: making it changes the time of the mount's root, perhaps this directory.
             let _ = self.vault.prepare(inode.mount, path);
         }
-        let same = old.is_some_and(|(id, _)| id == inode.id);
+        // A file may have got the number of a directory, which nothing held.
+        let same = old == Some((inode.id, needs_hold(&inode)));
         if needs_hold(&inode) {
             // Without its sum a copy that lies there already proves nothing.
             let alike =

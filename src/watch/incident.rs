@@ -38,6 +38,11 @@ impl Incident {
         self.mask & (libc::FAN_DELETE | libc::FAN_MOVED_FROM) != 0
     }
 
+    /// Whether a directory was removed here.
+    pub const fn took_directory(&self) -> bool {
+        self.mask & libc::FAN_ONDIR != 0 && self.mask & libc::FAN_DELETE != 0
+    }
+
     /// Whether a directory was made here, not moved here.
     pub const fn is_new_directory(&self) -> bool {
         self.mask & libc::FAN_ONDIR != 0 && self.mask & APPEARED == libc::FAN_CREATE

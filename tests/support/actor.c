@@ -1,6 +1,6 @@
 /* A program that does one thing to a file and prints the errno of it, 0 when it worked.
  *
- *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH
+ *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH | mkdir PATH | rmdir PATH
  *   map PATH                      writes through a mapping, for some seconds; EIO when that does not stay
  *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,6 +117,10 @@ static int steps(char **step)
 			error = unlink(step[1]) ? errno : 0;
 		else if (!strcmp(step[0], "map"))
 			error = map(step[1]);
+		else if (!strcmp(step[0], "mkdir"))
+			error = mkdir(step[1], 0755) ? errno : 0;
+		else if (!strcmp(step[0], "rmdir"))
+			error = rmdir(step[1]) ? errno : 0;
 		else if (!strcmp(step[0], "replace") && step[1])
 			error = replace(step[1], step[2]), length = 3;
 		else

@@ -122,12 +122,17 @@ impl Keeper {
             let learned = self.healer.renamed(path, now);
             return self.mark(learned);
         }
+        // Nothing else tells what went in a directory that is gone itself: no handle leads there any more.
+        let replaced = incident.took_directory();
+        if replaced {
+            self.healer.forget(path);
+        }
         let content = if incident.written() { Known::No } else { Known::IfAlike };
         match self.healer.learn(path, content) {
             Ok(learned) => {
                 let is_directory = learned.as_ref().is_some_and(|learned| learned.inode.is_dir());
                 self.mark(learned);
-                if is_directory && incident.appeared() {
+                if is_directory && (incident.appeared() || replaced) {
                     self.begin(path);
                 }
             }
