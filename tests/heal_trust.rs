@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::look::{Inodes, look};
 use support::{Gate, Lab, actor, in_lab};
@@ -144,6 +145,36 @@ fn a_writer_that_only_deletes_is_known_when_it_is_gone() {
         // With code that nobody vouches for it is no writer.
         delete_quickly(&scene.writer, lab, &["old".to_owned()], Some(&library));
         gate.until(|| lab.path("tree/old").exists().then_some(()));
+    });
+}
+
+/// Whose program does it does not depend on what is executed a moment later, or on when the watcher comes to look.
+#[test]
+fn whoever_becomes_a_writer_has_not_been_one() {
+    const TRIES: usize = 20;
+    in_lab(60, |lab| {
+        let scene = scene(lab);
+        let stranger = lab.path("free/stranger");
+        actor::build(&stranger, &[]);
+        for number in 0..TRIES {
+            lab.file(&format!("tree/n{number}"), "mine");
+        }
+        let gate = lab.gate(POLICY);
+        for number in 0..TRIES {
+            // In the last few the worker dies, and another one reads it.
+            if number + 3 >= TRIES {
+                gate.signal(gate.worker(), Signal::SIGKILL);
+            }
+            let name = lab.path(&format!("tree/n{number}"));
+            let kept = lab.path("tree/kept");
+            let then = [Path::new("read"), &kept, Path::new("then"), Path::new("map"), &kept];
+            let become_it = [Path::new("become"), &name, &scene.writer];
+            let mut it = std::process::Command::new(&stranger).args(become_it).args(then).spawn().unwrap();
+            gate.until(|| name.exists().then_some(()));
+            it.kill().unwrap();
+            it.wait().unwrap();
+            gate.until(|| (gate.try_status()?["ready"] == true).then_some(()));
+        }
     });
 }
 

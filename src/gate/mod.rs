@@ -13,6 +13,7 @@ mod pending;
 mod responder;
 mod rollback;
 mod starting;
+mod stream;
 mod truncation;
 
 pub use creation::Creations;
@@ -22,3 +23,4 @@ pub use pending::Pending;
 pub use responder::{Responder, Shared};
 pub use rollback::Rollback;
 pub use starting::Starting;
+pub use stream::Stream;

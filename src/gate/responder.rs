@@ -13,6 +13,7 @@ use super::patience::Patience;
 use super::pending::Pending;
 use super::rollback::Rollback;
 use super::starting::Starting;
+use super::stream::Stream;
 use crate::access::{Access, Mutation};
 use crate::audit::queue::AuditQueue;
 use crate::marks::{Groups, MarkTable};
@@ -22,7 +23,7 @@ use crate::subject::lineage::Notes;
 use crate::sys::clock;
 use crate::sys::fanotify::{Answer, EVENTS_MAX, Group};
 use crate::sys::file::{self, Stat};
-use crate::sys::proc::{Proc, TaskCache};
+use crate::sys::proc::{self, Proc, TaskCache};
 use crate::sys::shared::{Creation, SharedPage};
 use crate::sys::slot::{Deliveries, Delivery, Request, Slot};
 use crate::trie::RuleId;
@@ -63,6 +64,8 @@ pub struct Shared {
     pub notes: Arc<Notes>,
     /// Writers who are still to be verified.
     pub starting: Starting,
+    /// What the watch has been told.
+    pub stream: Stream,
 }
 
 /// The state of one responder thread.
@@ -244,6 +247,8 @@ impl Responder {
         if look.access == Access::Exec {
             if file::stat_fd(pending.fd()).is_ok_and(|program| writers.is_program(program.id)) {
                 starting.begins(tid);
+                let at_ns = clock::monotonic_ns();
+                self.shared.notes.starts(tid, self.position_of_start(tid), at_ns);
             }
         } else if starting.is(tid) {
             let at_ns = clock::monotonic_ns();
@@ -254,6 +259,14 @@ impl Responder {
                 }
             }
         }
+    }
+
+    /// Where in the stream of notifications the program that `tid` is about to execute begins. Another thread may go on
+    /// until then with what it did before.
+    fn position_of_start(&self, tid: i32) -> Option<u64> {
+        let watch = self.shared.groups.watch.as_ref()?;
+        let is_alone = proc::threads_of(&self.proc, tid).is_ok_and(|threads| threads == 1);
+        is_alone.then(|| self.shared.stream.end(watch)).flatten()
     }
 
     /// The way of an event that is not simply a read for everybody.

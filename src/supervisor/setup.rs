@@ -20,6 +20,7 @@ use crate::cli::report::{Exit, Failure};
 use crate::marks::Groups;
 use crate::options::{Mode, RunOptions};
 use crate::preflight::PreflightError;
+use crate::sys::connector::Connector;
 use crate::sys::process;
 use crate::sys::shared::SharedPage;
 
@@ -37,6 +38,8 @@ pub struct Inheritance {
     pub bundles: [OwnedFd; 2],
     /// What is to be where, twice for the same reason.
     pub inventories: [OwnedFd; 2],
+    /// Who forks whom, where the kernel tells: what happens while there is no worker waits for the next one.
+    pub connector: Option<Connector>,
 }
 
 /// Why the gate does not start.
@@ -102,6 +105,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     note_start(page);
     let control = listen(&options.control)?;
     let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(resource("a memory file"));
+    let connector = if options.mode == Mode::Enforce { Connector::listen().ok() } else { None };
     let bundles = [memory(c"writegate-policies")?, memory(c"writegate-policies")?];
     let inventories = [memory(c"writegate-inventory")?, memory(c"writegate-inventory")?];
     Ok(Prepared {
@@ -109,7 +113,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
         notifier: Notifier::from_environment(),
         safe_mode: SafeMode::new(page).map_err(resource("/proc"))?,
         watchdog: Watchdog::new().map_err(resource("/proc"))?,
-        inheritance: Inheritance { options, page, groups, control, bundles, inventories },
+        inheritance: Inheritance { options, page, groups, control, bundles, inventories, connector },
     })
 }
 

@@ -32,6 +32,8 @@ pub enum ProcessEvent {
         tid: i32,
         /// The process it belongs to.
         tgid: i32,
+        /// When, by the monotonic clock.
+        at_ns: u64,
     },
     /// A process runs another program from now on.
     Exec {
@@ -97,6 +99,14 @@ impl Connector {
         Ok(connector)
     }
 
+    /// Another descriptor of the same subscription: what one reads the other does not see.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
+    }
+
     fn subscribe(&self) -> io::Result<()> {
         const BYTES: usize = NETLINK_HEADER_BYTES + CONNECTOR_HEADER_BYTES + 4;
         let mut message = Vec::with_capacity(BYTES);
@@ -116,30 +126,49 @@ impl Connector {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The next message, parsed; `WouldBlock` when there is none.
+    /// The next message, parsed; `WouldBlock` when there is none. Whoever has `CAP_NET_ADMIN` may send to the same
+    /// group (netlink(7)): what is not from port 0, the kernel, is nothing.
     ///
     /// # Errors
     /// `ENOBUFS`: events were lost.
     pub fn next(&self) -> io::Result<Option<ProcessEvent>> {
         let mut buffer = [0u8; 256];
-        // SAFETY: `buffer` is valid and writable for its length.
-        let n = unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(parse(&buffer[..n as usize])) }
+        // SAFETY: sockaddr_nl is plain old data; all zero is valid.
+        let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: `buffer` is valid and writable for its length, `sender` for `length`.
+        let n = unsafe {
+            libc::recvfrom(
+                self.socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+                (&raw mut sender).cast(),
+                &raw mut length,
+            )
+        };
+        if n < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let is_kernel = length as usize == size_of::<libc::sockaddr_nl>() && sender.nl_pid == 0;
+        Ok(parse(&buffer[..n as usize]).filter(|_| is_kernel))
     }
 }
 
 /// Takes a message apart; `None` for kinds that do not matter and for what is too short.
 pub fn parse(message: &[u8]) -> Option<ProcessEvent> {
+    let of = [CN_IDX_PROC, CN_VAL_PROC].map(u32::to_ne_bytes);
     let event = message.get(NETLINK_HEADER_BYTES + CONNECTOR_HEADER_BYTES..)?;
+    if message[NETLINK_HEADER_BYTES..][..8] != *of.as_flattened() {
+        return None;
+    }
     let number =
         |at: usize| -> Option<i32> { Some(i32::from_ne_bytes(event.get(at..at + 4)?.try_into().ok()?)) };
     let body = |index: usize| number(EVENT_HEADER_BYTES + 4 * index);
+    let at_ns = u64::from_ne_bytes(event.get(TIMESTAMP_AT..TIMESTAMP_AT + 8)?.try_into().ok()?);
     match number(0)? as u32 {
-        WHAT_FORK => Some(ProcessEvent::Fork { parent: body(1)?, tid: body(2)?, tgid: body(3)? }),
-        WHAT_EXEC => {
-            let at_ns = u64::from_ne_bytes(event.get(TIMESTAMP_AT..TIMESTAMP_AT + 8)?.try_into().ok()?);
-            Some(ProcessEvent::Exec { tgid: body(1)?, at_ns })
-        }
+        WHAT_FORK => Some(ProcessEvent::Fork { parent: body(1)?, tid: body(2)?, tgid: body(3)?, at_ns }),
+        WHAT_EXEC => Some(ProcessEvent::Exec { tgid: body(1)?, at_ns }),
         WHAT_EXIT => Some(ProcessEvent::Exit { tid: body(0)?, tgid: body(1)? }),
         _ => None,
     }
@@ -150,7 +179,9 @@ mod tests {
     use super::*;
 
     fn message(what: u32, body: &[i32]) -> Vec<u8> {
-        let mut bytes = vec![0; NETLINK_HEADER_BYTES + CONNECTOR_HEADER_BYTES];
+        let mut bytes = vec![0; NETLINK_HEADER_BYTES];
+        bytes.extend([CN_IDX_PROC, CN_VAL_PROC].map(u32::to_ne_bytes).as_flattened());
+        bytes.extend([0; CONNECTOR_HEADER_BYTES - 8]);
         bytes.extend(what.to_ne_bytes());
         bytes.extend([0; 4]);
         bytes.extend(77u64.to_ne_bytes());
@@ -161,12 +192,15 @@ mod tests {
     #[test]
     fn forks_and_exits() {
         let fork = parse(&message(WHAT_FORK, &[10, 10, 11, 11]));
-        assert_eq!(fork, Some(ProcessEvent::Fork { parent: 10, tid: 11, tgid: 11 }));
+        assert_eq!(fork, Some(ProcessEvent::Fork { parent: 10, tid: 11, tgid: 11, at_ns: 77 }));
         let exit = parse(&message(WHAT_EXIT, &[12, 11, 0, 17]));
         assert_eq!(exit, Some(ProcessEvent::Exit { tid: 12, tgid: 11 }));
         assert_eq!(parse(&message(2, &[13, 13])), Some(ProcessEvent::Exec { tgid: 13, at_ns: 77 }));
         assert_eq!(parse(&message(4, &[1, 1])), None);
         assert_eq!(parse(&message(WHAT_FORK, &[10])), None);
         assert_eq!(parse(b""), None);
+        let mut other = message(WHAT_FORK, &[10, 10, 11, 11]);
+        other[NETLINK_HEADER_BYTES] ^= 2;
+        assert_eq!(parse(&other), None);
     }
 }

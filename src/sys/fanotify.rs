@@ -206,6 +206,20 @@ impl Group {
         if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
     }
 
+    /// How many events wait. Of a notification group FIONREAD gives so many times the length of an event without its
+    /// information (`fanotify_ioctl`, 2.6.36 and later); a kernel that gave their whole lengths would give too many.
+    ///
+    /// # Errors
+    /// Those of ioctl(2).
+    pub fn queued(&self) -> io::Result<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `bytes` is valid and writable for an int.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(u64::from(bytes.unsigned_abs()) / size_of::<libc::fanotify_event_metadata>() as u64)
+    }
+
     /// Allows several events, each as [`Group::respond`] does, in one call: an opener that the first answer wakes
     /// does not get this CPU before the last is given. On a file that only knows write(2), as a group is, writev(2) is
     /// a loop of it in the kernel, one response to a part, up to the first that fails.

@@ -12,7 +12,7 @@ use super::path::FixedPath;
 
 pub use registers::{RegisterCache, SYSCALL_LINE_BYTES};
 pub use tasks::{Subject, SubjectFile, TaskCache};
-pub use time::ThreadTime;
+pub use time::{ThreadTime, threads_of};
 
 /// Two directories of /proc, kept open: looking up below them is cheaper than from the root, and a later mount
 /// over /proc does not mislead us.

@@ -171,6 +171,18 @@ pub struct SharedPage {
 /// One read of the watch's queue: some hundreds of records.
 pub const WATCH_BUFFER_BYTES: usize = 64 * 1024;
 
+/// More than an event can take, with two names of 255 bytes and three handles of 128.
+const LONGEST_EVENT: usize = 4096;
+
+/// What one read of the watch's queue gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// How many.
+    pub events: usize,
+    /// Nothing was left then.
+    pub emptied: bool,
+}
+
 /// Notifications that were read and not yet dealt with: the next worker goes on where the last one died.
 ///
 /// The bytes are zero from the end of what was read, and a record begins with its length, so that what was read is
@@ -190,13 +202,22 @@ impl WatchBuffer {
     ///
     /// # Errors
     /// `WouldBlock` when the queue is empty; otherwise see [`Group::read`].
-    pub fn fill(&self, group: &Group) -> io::Result<()> {
+    pub fn fill(&self, group: &Group) -> io::Result<Fill> {
         // SAFETY: only the watcher's thread comes here, see the impl of Sync; no slice of the bytes is alive, because
         // `rest` gives them out for less time than the next call to this.
         let bytes = unsafe { &mut *self.bytes.get() };
         bytes.fill(0);
         self.done.store(0, Ordering::Release);
-        group.read(bytes).map(|_| ())
+        let length = group.read(bytes)?;
+        let (mut events, mut at) = (0, 0);
+        while at < length
+            && let Some(first) = bytes.get(at..at + 4).and_then(<[u8]>::first_chunk)
+        {
+            // At least the length itself, whatever stands there.
+            at += (u32::from_ne_bytes(*first) as usize).max(4);
+            events += 1;
+        }
+        Ok(Fill { events, emptied: length + LONGEST_EVENT < WATCH_BUFFER_BYTES })
     }
 
     /// What is not done yet.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::access::{Access, Mutation};
 use crate::heal;
+use crate::subject::lineage::Moment;
 use crate::sys::file::Identity;
 use crate::verdict::Change;
 
@@ -19,6 +20,8 @@ pub struct Incident {
     pub mask: u64,
     /// Who.
     pub tid: i32,
+    /// When.
+    pub when: Moment,
     /// Where, canonical.
     pub path: PathBuf,
     /// Where the object that was here is now, after a rename, or the name that was made for it, after a link.
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     fn incident(mask: u64) -> Incident {
-        Incident { mask, tid: 1, path: "/a".into(), now: None, target: None }
+        Incident { mask, tid: 1, when: Moment::default(), path: "/a".into(), now: None, target: None }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::gate::{InForce, Shared};
 use crate::heal::{Bounds, Failure, Healer, Inventory, Limits, Quarantine, Vault};
 use crate::policy::snapshot::Snapshot;
 use crate::subject::lineage::Notes;
+use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 
 /// A tree of so many names is known before the gate says that it is ready; the rest of a larger one is learned
@@ -44,8 +45,10 @@ pub struct Parts {
     pub journal: Journal,
     /// Where vault and quarantine are.
     pub state_dir: PathBuf,
-    /// What responders have verified.
+    /// What responders have found out.
     pub notes: Arc<Notes>,
+    /// Who forks whom, where the kernel tells.
+    pub connector: Option<Connector>,
     /// For `status`.
     pub account: Arc<Account>,
 }
@@ -54,7 +57,6 @@ pub struct Parts {
 pub struct Keeper {
     shared: Arc<Shared>,
     journal: Journal,
-    notes: Arc<Notes>,
     account: Arc<Account>,
     in_force: (u64, Arc<InForce>),
     healer: Healer,
@@ -96,7 +98,7 @@ impl Keeper {
     /// # Errors
     /// The quarantine's directory cannot be made: nothing can be put back without a place for what stood there.
     pub fn new(parts: Parts, proc: Proc) -> Result<Self, Failure> {
-        let Parts { shared, mut journal, state_dir, notes, account } = parts;
+        let Parts { shared, mut journal, state_dir, notes, connector, account } = parts;
         let in_force = shared.in_force.load();
         let snapshot = &in_force.1.snapshot;
         let kept = journal.load();
@@ -113,11 +115,10 @@ impl Keeper {
             reporter: Reporter::new(shared.audit.clone(), Arc::clone(&account)),
             shared,
             journal,
-            notes,
             account,
             in_force,
             healer,
-            trust: Trust::listen(),
+            trust: Trust::new(connector, notes),
             proc,
             // The inventory is left whole, but for what was being learned.
             next_root: if is_whole { usize::MAX } else { 0 },
@@ -168,7 +169,7 @@ impl Keeper {
     /// Before each batch of notifications.
     pub fn catch_up(&mut self) {
         self.read = Instant::now();
-        self.trust.catch_up(&self.notes);
+        self.trust.catch_up();
         let before = (self.in_force.0, self.snapshot());
         self.shared.in_force.refresh(&mut self.in_force);
         if self.in_force.0 != before.0 {

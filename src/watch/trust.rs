@@ -1,9 +1,12 @@
 //! Who made a change: verified while it lives, remembered when it is gone.
 
+use std::sync::Arc;
+
 use crate::gate::InForce;
 use crate::policy::snapshot::{Snapshot, WriterMask};
 use crate::subject::Verifier;
-use crate::subject::lineage::{Lineage, Notes};
+use crate::subject::lineage::{Lineage, Moment, Notes};
+use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 use crate::sys::{clock, file};
 
@@ -11,12 +14,13 @@ use crate::sys::{clock, file};
 pub struct Trust {
     verifier: Verifier,
     lineage: Lineage,
+    notes: Arc<Notes>,
 }
 
 impl Trust {
-    /// Knows nobody yet; the kernel tells of forks and ends from now on.
-    pub fn listen() -> Self {
-        Self { verifier: Verifier::default(), lineage: Lineage::listen() }
+    /// Verifies nobody yet. `connector`: whence forks and ends are known; `notes`: what responders find out.
+    pub fn new(connector: Option<Connector>, notes: Arc<Notes>) -> Self {
+        Self { verifier: Verifier::default(), lineage: Lineage::new(connector), notes }
     }
 
     /// Who forked whom.
@@ -25,8 +29,8 @@ impl Trust {
     }
 
     /// Takes in what happened to processes, and what responders have verified: before each batch of notifications.
-    pub fn catch_up(&mut self, notes: &Notes) {
-        self.lineage.catch_up(notes);
+    pub fn catch_up(&mut self) {
+        self.lineage.catch_up(&self.notes);
     }
 
     /// For when no notification waits: forgets who ended long ago.
@@ -34,19 +38,32 @@ impl Trust {
         self.lineage.forget_the_dead();
     }
 
-    /// Which of the `wanted` writers the thread `tid` is or was.
-    pub fn of(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
+    /// Which of the `wanted` writers the thread `tid` was when that was reported.
+    pub fn of(
+        &mut self,
+        in_force: &InForce,
+        proc: &Proc,
+        tid: i32,
+        wanted: WriterMask,
+        when: Moment,
+    ) -> WriterMask {
         if wanted == WriterMask::NONE {
             return WriterMask::NONE;
         }
         let found = self.verify(in_force, proc, tid, wanted);
-        // It may have ended while it was looked at.
-        if found != WriterMask::NONE || has_program(proc, tid) {
+        if found != WriterMask::NONE {
+            // Of what has just been looked at it is known by now since when it runs.
+            self.catch_up();
+            if self.lineage.ran_it(tid, when) {
+                return found;
+            }
+        } else if has_program(proc, tid) {
+            // It has not ended while it was looked at.
             return found;
         }
         let heirs = with_descendants(&in_force.snapshot);
         loop {
-            let (known, forebear) = self.lineage.recall(tid, heirs);
+            let (known, forebear) = self.lineage.recall(tid, heirs, when);
             let known = WriterMask(known.0 & wanted.0);
             let Some(pid) = forebear else { return known };
             let found = self.verify(in_force, proc, pid, WriterMask(wanted.0 & heirs.0));

@@ -17,7 +17,9 @@ mod signals;
 mod threads;
 mod watcher;
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,10 +30,11 @@ use parking_lot::Mutex;
 use crate::audit::context::Context;
 use crate::audit::logger::{Logger, LoggerConfig, LoggerError, LoggerHandle};
 use crate::audit::queue::audit_queue;
-use crate::gate::{Creations, InForceCell, Shared, Starting};
+use crate::gate::{Creations, InForceCell, Shared, Starting, Stream};
 use crate::marks::{MarkTable, Marker, Report};
 use crate::options::{Mode, RunOptions};
 use crate::supervisor::Inheritance;
+use crate::sys::fanotify::Mask;
 use crate::sys::shared::{SharedPage, Stage};
 use crate::sys::{process, thread};
 use crate::watch::Account;
@@ -152,6 +155,7 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         audit,
         notes: Arc::default(),
         starting: Starting::default(),
+        stream: Stream::default(),
     });
     let worker = Arc::new(Worker {
         options,
@@ -196,7 +200,22 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
 impl Worker {
     /// Places the marks of a snapshot.
     fn mark(&self, snapshot: &crate::policy::snapshot::Snapshot, walk: u64) -> Report {
+        self.mark_writers(snapshot);
         Marker { groups: &self.shared.groups, table: &self.shared.table, snapshot, walk }.mark_all()
+    }
+
+    /// Who executes a writer is seen, wherever its program lies.
+    fn mark_writers(&self, snapshot: &crate::policy::snapshot::Snapshot) {
+        let Some(gate) = &self.shared.groups.gate else { return };
+        for path in snapshot.writers.iter().flat_map(|writer| &writer.exe) {
+            let bytes = path.as_os_str().as_bytes();
+            if snapshot.rule_for(bytes).is_none()
+                && let Ok(name) = CString::new(bytes)
+            {
+                // One that is not there cannot run.
+                let _ = gate.mark_add(Mask::OPEN_PERM, &name);
+            }
+        }
     }
 
     fn note_unmarked(&self, report: Report) {

@@ -20,7 +20,9 @@ use crate::event::{Notification, Notifications, Place};
 use crate::marks::{Marker, Places};
 use crate::options::Mode;
 use crate::policy::snapshot::Snapshot;
+use crate::subject::lineage::Moment;
 use crate::supervisor::Inheritance;
+use crate::sys::clock;
 use crate::sys::fanotify::Group;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
@@ -77,6 +79,8 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         observer: observe::Observer::default(),
         mounts: mounts(worker.page)?,
         scratch: FixedPath::default(),
+        when: Moment::default(),
+        emptied_ns: 0,
         inherits: true,
         keeper,
         worker,
@@ -98,7 +102,12 @@ fn mounts(page: &SharedPage) -> io::Result<MountWatch> {
 }
 
 fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Keeper>> {
+    let connector = inheritance.connector.as_ref().and_then(|connector| connector.try_clone().ok());
+    if connector.is_none() {
+        tracing::info!("no process events: changes by processes that end at once count as unknown");
+    }
     let parts = Parts {
+        connector,
         shared: Arc::clone(&worker.shared),
         journal: Journal::new(worker.page, &inheritance.inventories)?,
         state_dir: worker.options.state_dir.clone(),
@@ -125,6 +134,10 @@ struct Watcher {
     mounts: MountWatch,
     keeper: Option<Keeper>,
     scratch: FixedPath,
+    /// When that was reported which is being dealt with.
+    when: Moment,
+    /// Then nothing was waiting to be read.
+    emptied_ns: u64,
     /// What is read now may have happened while the worker before this one lived.
     inherits: bool,
     /// Readable when it is to end.
@@ -154,7 +167,7 @@ impl Watcher {
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
-            while self.worker.page.watched.fill(watch).is_ok() {
+            while self.read(watch) {
                 self.work_off();
             }
             self.inherits = false;
@@ -187,6 +200,27 @@ impl Watcher {
         Woken { remounted: mounts, ending }
     }
 
+    /// Whether something was waiting.
+    fn read(&mut self, watch: &Group) -> bool {
+        let now = clock::monotonic_ns();
+        let page = self.worker.page;
+        match self.worker.shared.stream.take(|| page.watched.fill(watch)) {
+            Ok((position, filled)) => {
+                self.when = Moment { position, after_ns: self.emptied_ns };
+                if filled.emptied {
+                    self.emptied_ns = now;
+                }
+                true
+            }
+            Err(error) => {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    self.emptied_ns = now;
+                }
+                false
+            }
+        }
+    }
+
     /// Deals with everything in the buffer.
     fn work_off(&mut self) {
         let shared = Arc::clone(&self.worker.shared);
@@ -204,6 +238,7 @@ impl Watcher {
                 keeper.save();
             }
             page.watched.advance(notification.length);
+            self.when.position += 1;
         }
     }
 
@@ -257,7 +292,8 @@ impl Watcher {
         let target = self.whereabouts(snapshot, notification);
         if let Some(keeper) = &mut self.keeper {
             let target = target.map(|(_, id, _)| id);
-            keeper.take(Incident { mask: notification.mask, tid: notification.tid, path, now: None, target });
+            let Notification { mask, tid, .. } = *notification;
+            keeper.take(Incident { mask, tid, when: self.when, path, now: None, target });
         }
     }
 
@@ -272,7 +308,8 @@ impl Watcher {
         let now = self.locate(snapshot, notification.new_place);
         if let Some(keeper) = &mut self.keeper {
             let mask = libc::FAN_MOVED_FROM | notification.mask & libc::FAN_ONDIR;
-            keeper.take(Incident { mask, tid: notification.tid, path, now, target: None });
+            let (tid, when) = (notification.tid, self.when);
+            keeper.take(Incident { mask, tid, when, path, now, target: None });
         }
     }
 
@@ -314,8 +351,8 @@ impl Watcher {
         if let Some(other) = keeper.foreign_link(id, links, &seen) {
             let path = PathBuf::from(OsStr::from_bytes(self.scratch.as_bytes()));
             let now = Some(other);
-            let (mask, tid) = (libc::FAN_ATTRIB, notification.tid);
-            keeper.take(Incident { mask, tid, path, now, target: Some(id) });
+            let (mask, tid, when) = (libc::FAN_ATTRIB, notification.tid, self.when);
+            keeper.take(Incident { mask, tid, when, path, now, target: Some(id) });
         }
     }
 

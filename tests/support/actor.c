@@ -5,6 +5,7 @@
  *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
  *   traced PROGRAM ARGUMENTS...   the same under ptrace(2)
+ *   become PATH PROGRAM ARGUMENTS...  deletes PATH and is then that program
  *   orphan PROGRAM ARGUMENTS...   as a grandchild whose parent has gone
  *
  * "then" between steps of the first two lines does one after another, up to the first that fails.
@@ -141,6 +142,8 @@ int main(int count, char **arguments)
 		return run(arguments + 2, 0);
 	if (!strcmp(what, "traced"))
 		return run(arguments + 2, 1);
+	if (!strcmp(what, "become") && unlink(arguments[2]) == 0)
+		start(arguments + 3);
 	if (!strcmp(what, "orphan"))
 		return orphan(arguments + 2);
 	if (!*what)

@@ -39,3 +39,20 @@ impl ThreadTime {
         }
     }
 }
+
+/// How many threads the process of `tid` has (proc(5), `/proc/<pid>/stat`).
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` when it is gone.
+pub fn threads_of(proc: &Proc, tid: i32) -> io::Result<u64> {
+    /// More than a line has up to that number: twenty of them, and a name.
+    const BYTES: usize = 512;
+    /// The threads are the twentieth field; the second is the name, in parentheses.
+    const BEHIND_NAME: usize = 17;
+    let mut text = [0; BYTES];
+    let n = proc.task(tid)?.read_small(c"stat", &mut text)?;
+    let rest = text[..n].rsplit(|&byte| byte == b')').next().unwrap_or_default();
+    let mut fields = rest.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
+    let threads = fields.nth(BEHIND_NAME).and_then(|field| std::str::from_utf8(field).ok()?.parse().ok());
+    threads.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

@@ -45,7 +45,8 @@ impl Keeper {
             } else {
                 let mask = libc::FAN_MOVED_TO;
                 let path = root.path.to_owned();
-                self.judge(&Incident { mask, tid: incident.tid, path, now: None, target: None });
+                let (tid, when) = (incident.tid, incident.when);
+                self.judge(&Incident { mask, tid, when, path, now: None, target: None });
             }
         }
     }
@@ -71,7 +72,7 @@ impl Keeper {
         let in_force = Arc::clone(&self.in_force.1);
         let trusted = {
             let _look = self.account.look();
-            self.trust.of(&in_force, &self.proc, incident.tid, matter)
+            self.trust.of(&in_force, &self.proc, incident.tid, matter, incident.when)
         };
         let verdict = decide(&snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {

@@ -8,6 +8,7 @@ use super::Keeper;
 use super::conclude::governing;
 use crate::access::Access;
 use crate::heal::Expected;
+use crate::subject::lineage::Moment;
 use crate::subject::parse_mapping;
 use crate::sys::file;
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
@@ -40,7 +41,7 @@ impl Keeper {
         let in_force = Arc::clone(&self.in_force.1);
         // Trust first: only of a trusted process are the mappings read, others could have us wait.
         processes().into_iter().flatten().any(|pid| {
-            let trusted = self.trust.of(&in_force, &self.proc, pid, matter);
+            let trusted = self.trust.of(&in_force, &self.proc, pid, matter, Moment::now());
             decide(&snapshot, rule, change, trusted).outcome == Outcome::Allow && maps(pid, expected.id.ino)
         })
     }
