@@ -203,4 +203,38 @@ mod tests {
         other[NETLINK_HEADER_BYTES] ^= 2;
         assert_eq!(parse(&other), None);
     }
+
+    #[test]
+    fn what_somebody_else_sends_is_nothing() {
+        let Ok(connector) = Connector::listen() else {
+            eprintln!("SKIPPED: process events need CAP_NET_ADMIN and the initial namespaces");
+            return;
+        };
+        let forged = ProcessEvent::Fork { parent: 1, tid: i32::MAX, tgid: 7, at_ns: 77 };
+        let bytes = message(WHAT_FORK, &[1, 1, i32::MAX, 7]);
+        assert_eq!(parse(&bytes), Some(forged));
+        let sender = Connector::listen().expect("another");
+        // SAFETY: sockaddr_nl is plain old data; all zero is valid.
+        let mut group: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        group.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        group.nl_groups = CN_IDX_PROC;
+        // SAFETY: `bytes` and `group` are valid for the lengths given.
+        let sent = unsafe {
+            libc::sendto(
+                sender.socket.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                0,
+                (&raw const group).cast(),
+                size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(sent, bytes.len() as isize);
+        let (mut read, mut believed) = (0, false);
+        while let Ok(event) = connector.next() {
+            read += 1;
+            believed |= event == Some(forged);
+        }
+        assert!(read > 0 && !believed);
+    }
 }
