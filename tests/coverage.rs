@@ -28,11 +28,9 @@ const ELSEWHERE: &[&str] = &[
     "kill the supervisor",
     "kill the supervisor and the worker",
     // tests/gate_truncate.rs
-    "empty or extend a file: truncate through an overlay that was mounted on its directory",
     "shorten a log opened for appending: ftruncate",
     // Nothing of the gate's is touched.
     "mount something over a protected path in a mount namespace of one's own",
-    "write through the event descriptors of a fanotify group of the intruder's own",
     "write to the raw block device",
 ];
 

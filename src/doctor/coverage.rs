@@ -95,10 +95,7 @@ const TABLE: &[Entry] = &[
          `truncate = \"restore\"`, as the built-in set does for programs and libraries",
     )
     .lacking("pre_access", "it raises no open event, and this kernel or filesystem has no other"),
-    none(
-        "empty or extend a file: truncate through an overlay that was mounted on its directory",
-        "overlayfs resizes the file below it without asking; opens through it are refused",
-    ),
+    healed("empty or extend a file: truncate through an overlay that was mounted on its directory", COPY),
     prevented(
         "shorten a log opened for appending: ftruncate",
         "the same event; applies where a policy permits append and no more",
@@ -205,9 +202,9 @@ const TABLE: &[Entry] = &[
         "mount something over a protected path in a mount namespace of one's own",
         "only those in that namespace see it, and what is protected stays as it is",
     ),
-    none(
+    healed(
         "write through the event descriptors of a fanotify group of the intruder's own",
-        "the kernel opens them for him without an event; /proc/<pid>/fdinfo shows such a group",
+        "the kernel opens them for him, and what he writes, without an event; the patrol sees the file's time",
     ),
     none("write to the raw block device", "it is a device like any other: protect it by other means"),
     prevented(

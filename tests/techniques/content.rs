@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use io_uring::squeue::Flags;
 use libc::{O_APPEND, O_CREAT, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
-use nix::fcntl::FallocateFlags;
+use nix::fcntl::{self, FallocateFlags};
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use writegate::sys::{attack, inode};
 
 use super::{EVIL, Place, Way, nameless, way, write};
@@ -49,8 +50,21 @@ const COPY: &str = "write with copy_file_range, sendfile, splice or fallocate";
 const BLOCKS: &str = "take over or exchange blocks: FICLONE, EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT";
 const DEVICE: &str = "use a file as a disk: swapon, losetup";
 const TRUNCATE: &str = "empty or extend a file: truncate by path";
+const GROUP: &str = "write through the event descriptors of a fanotify group of the intruder's own";
 const OLD: &str = "write through a descriptor from before the start";
 const OLD_MAPPING: &str = "write through a shared mapping from before the start";
+
+/// The kernel opens what it reports for whoever listens, and asks nobody.
+fn write_through_group(place: &Place) -> io::Result<()> {
+    let group = Fanotify::init(InitFlags::FAN_CLASS_NOTIF, EventFFlags::O_RDWR)?;
+    group.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN, fcntl::AT_FDCWD, Some(&place.file()))?;
+    drop(File::open(place.file())?);
+    for event in group.read_events()? {
+        let fd = event.fd().ok_or(io::ErrorKind::UnexpectedEof)?;
+        nix::unistd::write(fd, EVIL)?;
+    }
+    Ok(())
+}
 
 /// How often the flags are rewritten before the file is given up as not to be emptied.
 const FLIPS: usize = 2000;
@@ -129,6 +143,7 @@ pub const WAYS: &[Way] = &[
         let refused = said.contains("Operation not permitted");
         if refused { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Err(io::Error::other(said)) }
     }),
+    way(GROUP, "O_RDWR", write_through_group),
     way(OLD, "write", |p| held(p).write_all(EVIL)).prepare(hold),
     way(OLD, "ftruncate", |p| held(p).set_len(0)).prepare(hold),
     way(OLD, "fallocate, punch hole", |p| {

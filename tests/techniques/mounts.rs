@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::{CONTENT, Place, Way, way};
 use crate::support::raw;
 
+const OVERLAY: &str = "empty or extend a file: truncate through an overlay that was mounted on its directory";
 const OVER: &str = "mount something over a protected path";
 const ABOVE: &str = "mount something over a directory above the tree";
 const DETACH: &str = "mount = 'detach'";
@@ -28,6 +29,20 @@ fn tmpfs(target: &Path) -> io::Result<()> {
 fn overlay(place: &Place) -> io::Result<()> {
     let lower = format!("lowerdir={}:{}", place.out("dir").display(), place.at("dir").display());
     Ok(mount(Some("overlay"), &place.at("dir"), Some("overlay"), MsFlags::empty(), Some(lower.as_str()))?)
+}
+
+/// Resizes the file below it without an event to refuse.
+fn truncate_through_overlay(place: &Place) -> io::Result<()> {
+    let [lower, work, merged] = ["lower", "work", "merged"].map(|name| place.out(name));
+    for directory in [&lower, &work, &merged] {
+        fs::create_dir(directory)?;
+    }
+    let [lower, upper, work] = [&lower, &place.inside, &work].map(|path| path.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    let truncated = raw::truncate(&merged.join("file"), 3);
+    umount2(&merged, MntFlags::MNT_DETACH)?;
+    truncated
 }
 
 /// Takes away what the intruder has mounted: the test's own end of it.
@@ -54,6 +69,7 @@ fn remount(target: &Path, flags: MsFlags) -> io::Result<()> {
 }
 
 pub const WAYS: &[Way] = &[
+    way(OVERLAY, "as its upper directory", truncate_through_overlay),
     way(OVER, "bind over a file", |p| bind(&p.out("file"), &p.file())),
     way(OVER, "bind over a directory", |p| bind(&p.out("dir"), &p.at("dir"))),
     way(OVER, "tmpfs over the tree", |p| tmpfs(&p.inside)).at_root(),
