@@ -5,16 +5,21 @@ pub mod coverage;
 pub mod features;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::cli::report::{Exit, Failure, Report, shown};
 use crate::control::client;
 use crate::control::protocol::{Command, StatusReply, Unmarked};
+use crate::gate::mounts::{parse, unescape};
+use crate::heal;
 use crate::policy::explain::Enforcement;
 use crate::preflight::preflight;
+use crate::sys::path::FixedPath;
 use coverage::Row;
 use features::Features;
 
@@ -30,6 +35,8 @@ struct Answer {
     open_files: Limits,
     /// What the running gate could not put back; none where no gate answers.
     unheld: Option<Vec<Unmarked>>,
+    /// Stores of gates whose state directory is gone.
+    abandoned: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,7 +55,7 @@ pub fn doctor(control: &Path, json: bool) -> Result<Report, Failure> {
     let report = if json {
         Report::json(&answer(&features, unheld), exit)?
     } else {
-        Report::text(text(&features, &unheld.unwrap_or_default()), exit)
+        Report::text(text(&features, &unheld.unwrap_or_default()) + &text_of_abandoned(&abandoned()), exit)
     };
     Ok(Report { failure: preflight.err().map(Failure::from), ..report })
 }
@@ -78,7 +85,34 @@ fn answer(features: &Features, unheld: Option<Vec<Unmarked>>) -> Answer {
         security_modules: features.security_modules.clone(),
         open_files: Limits { soft, hard },
         unheld,
+        abandoned: abandoned().iter().map(|path| path.display().to_string()).collect(),
     }
+}
+
+fn abandoned() -> Vec<PathBuf> {
+    let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts: Vec<_> = list.split(|&byte| byte == b'\n').filter_map(point_and_type).collect();
+    heal::abandoned(mounts.iter().map(|(point, kind)| (point.as_path(), kind.as_str())))
+}
+
+fn point_and_type(line: &[u8]) -> Option<(PathBuf, String)> {
+    let mut point = FixedPath::default();
+    let is_whole = unescape(parse(line)?.point, &mut point);
+    let kind = line.split(|&byte| byte == b' ').skip_while(|field| *field != b"-").nth(1)?;
+    is_whole.then(|| {
+        (PathBuf::from(OsStr::from_bytes(point.as_bytes())), String::from_utf8_lossy(kind).into_owned())
+    })
+}
+
+fn text_of_abandoned(abandoned: &[PathBuf]) -> String {
+    let mut text = String::new();
+    if !abandoned.is_empty() {
+        text.push_str("\nLeft behind by a gate whose state directory is gone: remove it, it keeps deleted files alive\n");
+    }
+    for path in abandoned {
+        let _ = writeln!(text, "  {}", shown(&path.display().to_string()));
+    }
+    text
 }
 
 /// The word for people.

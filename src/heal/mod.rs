@@ -5,6 +5,7 @@
 //! intruder left, and [`Healer`] compares and acts.
 #![forbid(unsafe_code)]
 
+mod abandoned;
 mod action;
 mod build;
 mod content;
@@ -30,6 +31,7 @@ mod store;
 mod tree;
 mod vault;
 
+pub use abandoned::abandoned;
 pub use action::{Action, Change, Content, Did, Duty, Hint};
 pub use expected::{Expected, Extra, Xattr};
 pub use failure::Failure;

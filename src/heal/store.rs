@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
@@ -17,6 +18,8 @@ pub const PREFIX: &str = ".writegate-";
 /// The file in the state directory with the id of the instance: two gates that protect the same mount, each with its
 /// own state directory, must not take each other's stores for their own.
 const INSTANCE: &CStr = c"instance";
+/// The file in a store in a mount's root with the path of its state directory: who finds it can tell whose it is.
+pub const OWNER: &CStr = c"owner";
 /// What copies leave free on their filesystem, where that is not more than a tenth of it: the audit trail and the host
 /// write there too.
 const RESERVE_MAX: u64 = 1 << 30;
@@ -96,7 +99,7 @@ impl Stores {
             tracing::warn!(%failure, "the state directory has no instance: other mounts get no store");
         }
         let (path, kind) = (self.state_dir.clone(), self.kind);
-        let index = self.add(mount, &top, &path, kind)?;
+        let (index, _) = self.add(mount, &top, &path, kind)?;
         self.in_state = Some(index);
         Ok(index)
     }
@@ -117,7 +120,14 @@ impl Stores {
         let instance = self.instance(&state)?;
         let (top, path) = mount_root(mount, path).ok_or(Failure::NoPlace)?;
         let name = self.name_of(&instance);
-        self.add(mount, &top, &path, &name)
+        let (index, directory) = self.add(mount, &top, &path, &name)?;
+        if directory.child(OWNER).is_err() {
+            let owner = self.state_dir.as_os_str().as_bytes();
+            if let Err(error) = write_file(&directory, OWNER, owner, names::NOREPLACE) {
+                tracing::info!(path = %path.join(&name).display(), %error, "it does not say whose it is");
+            }
+        }
+        Ok(index)
     }
 
     /// The store in the state directory, opened; made again where somebody has removed it.
@@ -192,7 +202,7 @@ impl Stores {
         Ok(instance)
     }
 
-    fn add(&mut self, mount: u64, top: &Object, path: &Path, name: &str) -> Result<usize, Failure> {
+    fn add(&mut self, mount: u64, top: &Object, path: &Path, name: &str) -> Result<(usize, Object), Failure> {
         let path = path.join(name);
         let name = c_string(name.as_bytes()).map_err(Failure::of("name"))?;
         match names::make_dir(top.as_fd(), &name, MODE) {
@@ -211,7 +221,7 @@ impl Stores {
         }
         let index = self.take_up(path, inode.id);
         self.by_mount.insert(mount, index);
-        Ok(index)
+        Ok((index, directory))
     }
 
     /// One of them.
@@ -246,7 +256,7 @@ pub fn is_id(text: &str) -> bool {
 }
 
 /// The instance that a state directory belongs to; `ENOENT` where it has none, `InvalidData` where it is none.
-fn instance_in(state: &Object) -> io::Result<String> {
+pub fn instance_in(state: &Object) -> io::Result<String> {
     // Whoever protects the state directory has a further link to it in the vault.
     let bytes = read_file(state, INSTANCE, ID_DIGITS as u64, u32::MAX)?;
     String::from_utf8(bytes).ok().filter(|text| is_id(text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
