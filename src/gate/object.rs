@@ -71,7 +71,9 @@ impl Resolver {
             || !table.is_complete() && is_protected_name(in_force, seen, path, stat);
         if !resolved {
             path.clear();
-            return Found::Unresolved;
+            // The mark of a writer's program that is no policy's concern is there to see it being executed.
+            let is_uncovered = in_force.writers.is_uncovered(stat.id);
+            return if is_uncovered { Found::NotProtected } else { Found::Unresolved };
         }
         self.look_up(in_force)
     }

@@ -42,6 +42,8 @@ pub(super) struct Executable {
     found: Fingerprint,
     /// A policy keeps it from changing.
     guarded: bool,
+    /// A policy says something of it.
+    covered: bool,
     /// The libraries that its own header asks for.
     pub(super) libraries: Vec<Fingerprint>,
     /// Keeps the inode alive, so that its number cannot be given to an intruder's file.
@@ -118,6 +120,11 @@ impl TrustedWriters {
             || self.remembered.successors.knows(exe)
     }
 
+    /// Whether it is the program of one of them, and no policy's concern.
+    pub fn is_uncovered(&self, exe: Identity) -> bool {
+        self.executables.iter().any(|executable| !executable.covered && executable.found.id == exe)
+    }
+
     /// The executable whose place a new file called `path` may take.
     pub fn place_for(&self, path: &[u8]) -> Option<&[u8]> {
         let places = self.places.iter().map(|place| &**place);
@@ -155,6 +162,7 @@ impl Executable {
             descendants: writer.descendants,
             found: Fingerprint::from(&stat),
             guarded: is_guarded(snapshot, path.as_os_str().as_bytes()),
+            covered: snapshot.rule_for(path.as_os_str().as_bytes()).is_some(),
             libraries: libraries::needed_by(path),
             _pin: pin,
         }))
