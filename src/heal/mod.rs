@@ -13,6 +13,7 @@ mod copying;
 mod expected;
 mod failure;
 pub mod fight;
+mod fresh;
 mod healer;
 mod inventory;
 mod journal;
