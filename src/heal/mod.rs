@@ -18,6 +18,7 @@ mod healer;
 mod inventory;
 mod journal;
 mod learn;
+mod links;
 mod mend;
 mod notes;
 mod object;
