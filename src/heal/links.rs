@@ -15,34 +15,38 @@ use super::healer::Healer;
 use super::object::{Object, c_name};
 use crate::sys::file::{self, Handle, Identity};
 
-/// How long names of one file are taken away before everything else has its turn.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// How long names of one file are taken away before everything else has its turn: some hundred names.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 impl Healer {
-    /// Takes names of the protected file at `path` away that nobody expects: `seen`, and those that come to light
-    /// behind it.
+    /// Takes names of the protected file at `path` away that nobody expects: `seen`, if it is one, and those that come
+    /// to light behind it. What there is no time for is left to [`Healer::due`].
     pub fn take_links_away(&mut self, path: &Path, seen: &Path) -> Vec<Action> {
         let (mut actions, started) = (Vec::new(), Instant::now());
         let Some(expected) = self.inventory.get(path) else { return actions };
         let names = Names::of(path, seen, expected.id);
-        let mut next = Some(seen.to_owned());
-        let mut last = None;
-        while let Some(name) = next.take()
-            && !self.is_known_name(&name)
-            && last.as_ref() != Some(&name)
-            && started.elapsed() < AT_ONCE
-        {
+        let mut next = Some(seen.to_owned()).filter(|seen| seen != path);
+        let mut last = PathBuf::new();
+        loop {
+            let name = next.take().or_else(|| {
+                let (name, links) = names.as_ref()?.find()?;
+                self.is_foreign_link(expected.id, links).then_some(name)
+            });
+            let Some(name) = name.filter(|name| *name != last && !self.is_known_name(name)) else { break };
+            if started.elapsed() > AT_ONCE {
+                // Who only renames it to and fro gets no more of our time.
+                if !actions.is_empty() {
+                    self.linked.insert(path.to_owned());
+                }
+                break;
+            }
             let action = self.take_link_away(&name, expected.id);
             let is_stuck = action.as_ref().is_some_and(|action| !action.healed());
             actions.extend(action);
-            let found = names.as_ref().and_then(Names::find);
-            if let Some((name, links)) = found
-                && !is_stuck
-                && self.is_foreign_link(expected.id, links)
-            {
-                next = Some(name);
+            if is_stuck {
+                break;
             }
-            last = Some(name);
+            last = name;
         }
         actions
     }
@@ -61,6 +65,9 @@ impl Healer {
 
     /// Says so if the file at `path` has further names that did not come to light.
     pub fn count_names(&self, path: &Path) -> Option<Action> {
+        if self.linked.contains(path) {
+            return None;
+        }
         let id = self.inventory.get(path)?.id;
         let inode = Object::at_path(path).ok()?.inode().ok().filter(|inode| inode.id == id)?;
         let beyond = self.names_beyond(id, inode.links);
@@ -110,7 +117,10 @@ impl Names {
         let named = |path: &Path| Object::at_path(path).ok().filter(is_it);
         let object = named(seen).or_else(|| named(path))?;
         let handle = file::handle_at(object.as_fd(), c"").ok()?;
-        let directory = Object::at_path(path.parent()?).and_then(|object| object.open_directory()).ok()?;
+        let directory = [path.parent()?, seen.parent()?].into_iter().find_map(|directory| {
+            let directory = Object::at_path(directory).ok()?;
+            (directory.inode().ok()?.id.dev == id.dev).then(|| directory.open_directory().ok())?
+        })?;
         Some(Self { handle, directory })
     }
 

@@ -56,13 +56,20 @@ impl Healer {
 
     /// When [`Healer::due`] has something to do.
     pub fn next_due(&self) -> Option<Instant> {
-        self.fights.next_due()
+        if self.linked.is_empty() { self.fights.next_due() } else { Some(Instant::now()) }
     }
 
-    /// Reconciles the paths that were deferred and have waited long enough.
+    /// Reconciles the paths that were deferred and have waited long enough, and goes on with further names of files.
     pub fn due(&mut self) -> Vec<Action> {
         let due = self.fights.take_due(Instant::now());
-        due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect()
+        let mut actions: Vec<_> =
+            due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect();
+        if let Some(path) = self.linked.pop_first() {
+            actions.extend(self.take_links_away(&path, &path));
+            actions.extend(self.reconcile(&path, &Hint::default()));
+            actions.extend(self.count_names(&path));
+        }
+        actions
     }
 
     /// Works off the queue, and sets times and flags of the directories it changed.
