@@ -4,9 +4,11 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use libc::{O_CREAT, O_RDONLY, O_WRONLY};
+use nix::sys::signal::Signal;
 use support::{Gate, in_lab, raw, refused};
 
 const CONTENT: &str = "as it was";
@@ -104,5 +106,45 @@ fn a_new_link_of_a_protected_file() {
             let link = lab.path("tree/third");
             (!link.exists() || raw::openat(&link, O_WRONLY).is_err()).then_some(())
         });
+    });
+}
+
+/// Of links that are made while nobody looks the kernel tells as one, and not where they are.
+#[test]
+fn links_that_are_made_faster_than_they_are_told_of() {
+    in_lab(60, |lab| {
+        let (many, moved) = (lab.file("tree/many", CONTENT), lab.file("tree/moved", CONTENT));
+        lab.file("tree/before", CONTENT);
+        let before = lab.path("free/before");
+        fs::hard_link(lab.path("tree/before"), &before).unwrap();
+        let gate = lab.protect_tree();
+        let worker = gate.worker();
+        gate.signal(worker, Signal::SIGSTOP);
+        for n in 0..10 {
+            fs::hard_link(&many, lab.path(&format!("free/{n}"))).unwrap();
+        }
+        fs::hard_link(&moved, lab.path("free/moved")).unwrap();
+        fs::remove_file(&moved).unwrap();
+        fs::hard_link(&before, lab.path("free/after")).unwrap();
+        gate.signal(worker, Signal::SIGCONT);
+        gate.until(|| (fs::read_dir(lab.path("free")).unwrap().count() == 1 && moved.exists()).then_some(()));
+        assert!(before.exists(), "a name from before the start is nobody's to take away");
+        gate.record(|record| record["mutation"] == "unlink" && record["path"] == *moved.to_string_lossy());
+
+        // The kernel goes on telling of a name that is held, and not of the one behind it.
+        gate.signal(worker, Signal::SIGSTOP);
+        fs::hard_link(&many, lab.path("free/hidden")).unwrap();
+        fs::hard_link(&many, lab.path("free/held")).unwrap();
+        let held = fs::File::options().read(true).custom_flags(libc::O_PATH).open(lab.path("free/held"));
+        gate.signal(worker, Signal::SIGCONT);
+        gate.until(|| (!lab.path("free/held").exists()).then_some(()));
+        gate.until(|| {
+            let told = |record: &serde_json::Value| {
+                record["verdict"] == "detected" && record["reason"].to_string().contains("further names")
+            };
+            (!lab.path("free/hidden").exists() || gate.records().iter().any(told)).then_some(())
+        });
+        assert!(raw::openat(&lab.path("free/hidden"), O_WRONLY).is_err(), "it is guarded");
+        drop(held);
     });
 }

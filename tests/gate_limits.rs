@@ -4,12 +4,14 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use libc::{O_RDONLY, O_WRONLY};
 use support::{in_lab, raw, refused};
+use writegate::sys::inode;
 
 const CONTENT: &str = "as it was";
 /// Longer than any verdict, much shorter than anything that hangs.
@@ -172,6 +174,34 @@ fn a_write_lease_on_a_protected_file() {
         refused(raw::openat(&leased, O_WRONLY));
         drop(gate);
         assert_eq!(fs::read_to_string(&leased).unwrap(), CONTENT);
+    });
+}
+
+/// Nobody can open what somebody holds a lease on without his leave, the gate neither.
+#[test]
+fn a_lease_keeps_no_wrong_mode_and_makes_no_noise() {
+    in_lab(60, |lab| {
+        let leased = lab.file("tree/leased", CONTENT);
+        let name = raw::cstr(&leased);
+        if inode::set_flags_unopened(&name, 0).is_err() {
+            return eprintln!("this kernel sets flags of open files only");
+        }
+        // SAFETY: signal(2) with SIG_IGN installs no code.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        let gate = lab.protect_tree();
+        let right = inode::of_path(&name).unwrap().mode;
+        let holder = File::open(&leased).unwrap();
+        raw::set_lease(&holder, libc::F_WRLCK).expect("a lease");
+        holder.set_permissions(PermissionsExt::from_mode(0o6777)).unwrap();
+        inode::set_flags_unopened(&name, inode::FLAG_IMMUTABLE).unwrap();
+        gate.until(|| {
+            let now = inode::of_path(&name).unwrap();
+            (now.mode == right && now.flags == 0).then_some(())
+        });
+        // The patrol goes on looking at what is in it.
+        std::thread::sleep(Duration::from_secs(1));
+        let noise = |record: &&serde_json::Value| record["verdict"] == "deny";
+        assert_eq!(gate.records().iter().find(noise), None);
     });
 }
 

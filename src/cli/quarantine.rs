@@ -138,6 +138,9 @@ fn failure(error: heal::Failure, id: &str) -> Failure {
         _ if error.is(libc::EEXIST) => {
             (Exit::Finding, "something is there already: name another path with --to")
         }
+        heal::Failure::Replaced => {
+            (Exit::Finding, "name a path with --to in a directory where nobody else may write")
+        }
         _ if error.is(libc::ENOENT) => (Exit::Finding, "make the directory, or name another path with --to"),
         _ if error.is(libc::EACCES) || error.is(libc::EPERM) => {
             (Exit::Unavailable, "run this as root, and release it to a path that no gate protects")

@@ -151,6 +151,8 @@ impl Responder {
                 Delivery::Event(arrival) => {
                     waiting[at] = Some(Pending::new(group, self.slot, arrival, read_ns));
                 }
+                // What the kernel has refused ourselves, for somebody's lease, is told where it was wanted.
+                Delivery::Refused { tid, .. } if self.shared.page.is_own_thread(tid) => {}
                 Delivery::Refused { tid, errno } => refused[at] = Some((tid, errno)),
                 Delivery::Nothing => {}
             }

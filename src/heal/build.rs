@@ -5,14 +5,18 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 use super::action::{Action, Change, Content, Did};
 use super::content;
 use super::expected::Expected;
 use super::failure::Failure;
+use super::fresh;
 use super::healer::Healer;
-use super::object::{Object, c_name, c_string, is};
+use super::object::{Object, c_name, is};
 use super::reconcile::{Place, Task};
-use crate::sys::{file, names};
+use crate::sys::file::{self, Identity};
+use crate::sys::names;
 
 impl Healer {
     /// The name does not exist.
@@ -20,26 +24,27 @@ impl Healer {
         let expected = task.expected;
         self.touch(place.directory);
         let mut action = Action::new(place.path.to_owned(), Did::MovedBack);
+        let mut made = None;
         if let Change::MovedTo(new) = task.change
             && self.take_back(place, expected, new, names::NOREPLACE)?.is_some()
         {
             self.queue.push_back((new.clone(), Change::Unknown));
         } else if expected.is_dir() || expected.is_link() && self.vault.link_of(expected.id).is_none() {
             // A name that is gone needs no other to take its place.
-            action.did = self.make(place.parent, place.name, expected, false)?;
+            (action.did, made) = self.make(place.parent, place.name, expected, false)?;
         } else if let Some(link) = self.vault.link_of(expected.id) {
             link_as(&link, place.parent, place.name)?;
             action.did = Did::Linked;
         } else {
             let temporary = self.temporary.next();
-            action.did = self.make(place.parent, &temporary, expected, false)?;
+            (action.did, made) = self.make(place.parent, &temporary, expected, false)?;
             let (from, to) = ((place.parent.as_fd(), temporary.as_c_str()), at(place));
             if let Err(error) = names::rename(from, to, names::NOREPLACE) {
                 let _ = file::unlink_at(place.parent.as_fd(), &temporary);
                 return Err(Failure::of("rename")(error));
             }
         }
-        self.dress(place, task, &mut action);
+        self.dress(place, task, made, &mut action);
         Ok(action)
     }
 
@@ -53,6 +58,7 @@ impl Healer {
         let Task { expected, change, .. } = task;
         self.touch(place.directory);
         let mut action = Action::new(place.path.to_owned(), Did::MovedBack);
+        let mut made = None;
         if let Change::MovedTo(new) = change
             && !lost
             && let Some(other) = self.take_back(place, expected, new, names::EXCHANGE)?
@@ -67,14 +73,14 @@ impl Healer {
             }
         } else {
             let temporary = self.temporary.next();
-            action.did = self.make(place.parent, &temporary, expected, lost)?;
+            (action.did, made) = self.make(place.parent, &temporary, expected, lost)?;
             if lost {
                 // What it has become is evidence, not something to restore from.
                 self.vault.disown(expected.id);
             }
             self.exchange(place, &temporary, expected, &mut action)?;
         }
-        self.dress(place, task, &mut action);
+        self.dress(place, task, made, &mut action);
         Ok(action)
     }
 
@@ -91,8 +97,7 @@ impl Healer {
         // What is there may itself be protected by flags.
         if exchanged.as_ref().is_err_and(|error| is(error, libc::EPERM))
             && let Ok(object) = place.parent.child(place.name)
-            && object.inode().is_ok_and(|inode| inode.flags != 0)
-            && object.set_flags(0).is_ok()
+            && object.inode().is_ok_and(|inode| inode.is_blocked() && object.unblock(&inode).is_ok())
         {
             exchanged = names::rename(at(&half), at(place), names::EXCHANGE);
         }
@@ -117,46 +122,50 @@ impl Healer {
             .inspect_err(|_| discard(place.parent, temporary, expected))
     }
 
-    /// Makes the expected object under a free name. `lost`: its inode is of no use any more.
+    /// Makes the expected object under a free name, and says which object that is, unless it is the one that the vault
+    /// holds. `lost`: its inode is of no use any more.
     fn make(
         &mut self,
         parent: &Object,
         name: &CStr,
         expected: &Expected,
         lost: bool,
-    ) -> Result<Did, Failure> {
-        match expected.file_type() {
-            libc::S_IFDIR => names::make_dir(parent.as_fd(), name, 0o700).map_err(Failure::of("mkdir"))?,
+    ) -> Result<(Did, Option<Identity>), Failure> {
+        let made = match expected.file_type() {
+            libc::S_IFDIR => fresh::directory(parent, name).map_err(Failure::of("mkdir"))?,
             libc::S_IFLNK if lost || self.vault.link_of(expected.id).is_none() => {
-                let target = c_string(expected.target()).map_err(Failure::of("symlink"))?;
-                names::symlink(&target, parent.as_fd(), name).map_err(Failure::of("symlink"))?;
+                fresh::symlink(parent, name, expected.target()).map_err(Failure::of("symlink"))?
             }
             kind => {
                 if !lost && let Some(link) = self.vault.link_of(expected.id) {
                     link_as(&link, parent, name)?;
-                    return Ok(Did::Linked);
+                    return Ok((Did::Linked, None));
                 }
                 if kind == libc::S_IFREG {
-                    self.make_from_copy(parent, name, expected)?;
-                    return Ok(Did::Copied);
+                    let made = self.make_from_copy(parent, name, expected)?;
+                    return Ok((Did::Copied, Some(made)));
                 }
-                let mode = expected.mode & (libc::S_IFMT | 0o600);
-                names::make_node(parent.as_fd(), name, mode, expected.rdev())
-                    .map_err(Failure::of("mknod"))?;
+                fresh::node(parent, name, kind, expected.rdev()).map_err(Failure::of("mknod"))?
             }
-        }
-        Ok(Did::Made)
+        };
+        Ok((Did::Made, Some(made.inode().map_err(Failure::of("statx"))?.id)))
     }
 
-    fn make_from_copy(&mut self, parent: &Object, name: &CStr, expected: &Expected) -> Result<(), Failure> {
+    fn make_from_copy(
+        &mut self,
+        parent: &Object,
+        name: &CStr,
+        expected: &Expected,
+    ) -> Result<Identity, Failure> {
         let right = self.right_content(expected).map_err(|failure| match failure {
             Failure::NoCopy => Failure::NothingHeld,
             other => other,
         })?;
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let new = names::open_at(parent.as_fd(), name, flags, 0o600).map_err(Failure::of("open"))?;
-        let made = match content::copy(&right, &File::from(new), u64::MAX) {
-            Ok((_, sum)) if Some(sum) == expected.known_sum() => Ok(()),
+        let new = fresh::file(parent, name).map_err(Failure::of("open"))?;
+        let made = match new.opened().and_then(|file| content::copy(&right, &file, u64::MAX)) {
+            Ok((_, sum)) if Some(sum) == expected.known_sum() => {
+                new.inode().map(|inode| inode.id).map_err(Failure::of("statx"))
+            }
             Ok(_) => Err(Failure::BadCopy),
             Err(error) => Err(Failure::of("copy")(error)),
         };
@@ -167,7 +176,9 @@ impl Healer {
     /// could change it would have the healer write what the gate refuses.
     pub(super) fn right_content(&self, expected: &Expected) -> Result<File, Failure> {
         if expected.size == 0 {
-            return File::open("/dev/null").map_err(Failure::of("open"));
+            // Not /dev/null: an intruder may have put a FIFO there, and wait.
+            let empty = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC);
+            return empty.map(File::from).map_err(|errno| Failure::of("memfd_create")(errno.into()));
         }
         let wanted = expected.known_sum().ok_or(Failure::NoCopy)?;
         let copy = self.vault.copy_of(expected.id, expected.size).ok_or(Failure::NoCopy)?;
@@ -195,9 +206,7 @@ impl Healer {
         if inode.id != expected.id || inode.file_type() != expected.file_type() {
             return Ok(None);
         }
-        if inode.flags != 0 {
-            object.set_flags(0).map_err(Failure::of("chattr"))?;
-        }
+        object.unblock(&inode).map_err(Failure::of("chattr"))?;
         self.unblock(directory);
         self.touch(directory);
         match names::rename((other.as_fd(), &name), at(place), how) {
@@ -210,11 +219,11 @@ impl Healer {
 
     /// What now stands at the place is made right in all else. What cannot be is noted in the action: the name
     /// itself is put right already.
-    fn dress(&mut self, place: &Place<'_>, task: Task<'_>, action: &mut Action) {
+    fn dress(&mut self, place: &Place<'_>, task: Task<'_>, made: Option<Identity>, action: &mut Action) {
         if task.expected.is_dir() && action.did == Did::MovedBack {
             self.look_again_below(place.path);
         }
-        match self.try_dress(place, task, action) {
+        match self.try_dress(place, task, made, action) {
             Ok(None) => {}
             Ok(Some(more)) => {
                 action.quarantine = action.quarantine.take().or(more.quarantine);
@@ -228,17 +237,19 @@ impl Healer {
         }
     }
 
-    /// Where the inode is another one than before, that one is expected from now on. A new directory gets its
-    /// entries.
+    /// Where the inode is another one than before, the one that was `made`, that one is expected from now on. A new
+    /// directory gets its entries.
     fn try_dress(
         &mut self,
         place: &Place<'_>,
         task: Task<'_>,
+        made: Option<Identity>,
         action: &mut Action,
     ) -> Result<Option<Action>, Failure> {
         let object = place.parent.child(place.name).map_err(Failure::of("open"))?;
         let mut inode = object.inode().map_err(Failure::of("statx"))?;
-        if inode.file_type() != task.expected.file_type() {
+        // What somebody has put there since is not dressed as ours.
+        if inode.file_type() != task.expected.file_type() || made.is_some_and(|made| made != inode.id) {
             return Err(Failure::Raced);
         }
         let mut expected = task.expected.clone();
@@ -289,8 +300,7 @@ fn at<'a>(place: &Place<'a>) -> (std::os::fd::BorrowedFd<'a>, &'a CStr) {
 fn link_as(link: &Object, parent: &Object, name: &CStr) -> Result<(), Failure> {
     let linked = link.link(parent, name);
     if linked.as_ref().is_err_and(|error| is(error, libc::EPERM))
-        && link.inode().is_ok_and(|inode| inode.flags != 0)
-        && link.set_flags(0).is_ok()
+        && link.inode().is_ok_and(|inode| inode.is_blocked() && link.unblock(&inode).is_ok())
     {
         return link.link(parent, name).map_err(Failure::of("link"));
     }

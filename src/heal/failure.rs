@@ -41,6 +41,12 @@ pub enum Failure {
     /// All copies together would exceed the limit.
     #[error("the limit for all copies is reached")]
     OverBudget,
+    /// So many names of the file are somewhere, and the kernel does not tell where.
+    #[error("it has further names that do not come to light, {0} of them; through these it is guarded too")]
+    OtherNames(u32),
+    /// Somebody has put something else in the place of what was made.
+    #[error("somebody has put something else in the place of what was made there, and that is left alone")]
+    Replaced,
     /// Nothing with that name.
     #[error("there is no such item")]
     NoSuchItem,

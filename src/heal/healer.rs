@@ -34,6 +34,8 @@ pub struct Healer {
     pub(super) away: Vec<Away>,
     /// Directories whose times were set back: what else came into them at the same time no longer shows by these.
     pub(super) mended: BTreeSet<PathBuf>,
+    /// Files that still have names which are to be taken away.
+    pub(super) linked: BTreeSet<PathBuf>,
     /// Directories whose entries are not learned yet: what is in them is not foreign for being unknown.
     pub(super) unlearned: BTreeSet<PathBuf>,
     /// The one of them that is being learned.
@@ -81,6 +83,7 @@ impl Healer {
             touched: BTreeMap::new(),
             away: Vec::new(),
             mended: BTreeSet::new(),
+            linked: BTreeSet::new(),
             unlearned: BTreeSet::new(),
             listing: None,
             is_settled: false,

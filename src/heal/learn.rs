@@ -243,6 +243,13 @@ impl Healer {
                 None => Copy::Fresh,
             };
             sum = self.vault.hold(path, object, &inode, copy, !same).or(known);
+            // The vault's own link is the only other name of most.
+            let links = if inode.links > 1 {
+                object.inode().map_err(Failure::of("statx"))?.links
+            } else {
+                inode.links
+            };
+            self.vault.note_links(inode.id, links);
         }
         let mut expected = Expected::take(object).map_err(Failure::of("statx"))?;
         expected.sum = sum;

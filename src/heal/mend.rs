@@ -31,7 +31,7 @@ impl Healer {
             return Ok(None);
         }
         let mut action = Action::new(path.to_owned(), Did::Metadata);
-        let mut work = Work { object, expected, duty, cleared: inode.flags == 0, did: false, what: None };
+        let mut work = Work { object, expected, duty, cleared: !inode.is_blocked(), did: false, what: None };
         let content = self.mend_content(&mut work, inode, path, task, &mut action);
         // Even where the content cannot be set back, the rest can.
         if let Err(failure) = content
@@ -172,7 +172,8 @@ impl Work<'_> {
     fn unblock(&mut self, what: Option<Mutation>) -> Result<(), Failure> {
         self.what = self.what.or(what);
         if !self.cleared {
-            self.object.set_flags(0).map_err(Failure::of("chattr"))?;
+            let inode = self.object.inode().map_err(Failure::of("statx"))?;
+            self.object.unblock(&inode).map_err(Failure::of("chattr"))?;
             self.cleared = true;
         }
         self.did = true;

@@ -6,13 +6,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::expected::Xattr;
-use crate::sys::inode::{self, Inode, Time};
+use crate::sys::inode::{self, FLAGS_BLOCKING, Inode, Time};
 use crate::sys::{names, xattr};
 
-/// An object, opened with `O_PATH`: raises no permission event, follows no link.
+/// How a directory is opened, and nothing but a directory.
+const DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NONBLOCK;
+
+/// An object, opened with `O_PATH`: raises no permission event, follows no link. One that was made as a file is open.
 #[derive(Debug)]
 pub struct Object {
     fd: OwnedFd,
@@ -21,7 +24,8 @@ pub struct Object {
 }
 
 impl Object {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    /// What `fd` stands for.
+    pub fn of(fd: OwnedFd) -> io::Result<Self> {
         let proc_path = c_string(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_bytes())?;
         Ok(Self { fd, proc_path })
     }
@@ -29,18 +33,18 @@ impl Object {
     /// What an absolute path names; `ELOOP` where a directory in it is a symbolic link.
     pub fn at_path(path: &Path) -> io::Result<Self> {
         let path = c_string(path.as_os_str().as_bytes())?;
-        Self::new(names::open_no_links(&path, libc::O_PATH | libc::O_NOFOLLOW)?)
+        Self::of(names::open_no_links(&path, libc::O_PATH | libc::O_NOFOLLOW)?)
     }
 
     /// The directory that an absolute path names, through symbolic links: for paths that the operator chose.
     pub fn directory_following(path: &Path) -> io::Result<Self> {
         let path = c_string(path.as_os_str().as_bytes())?;
-        Self::new(names::reopen(&path, libc::O_PATH | libc::O_DIRECTORY)?)
+        Self::of(names::reopen(&path, libc::O_PATH | libc::O_DIRECTORY)?)
     }
 
     /// What `name` in the directory `self` is.
     pub fn child(&self, name: &CStr) -> io::Result<Self> {
-        Self::new(names::open_at(self.as_fd(), name, libc::O_PATH, 0)?)
+        Self::of(names::open_at(self.as_fd(), name, libc::O_PATH, 0)?)
     }
 
     /// What statx(2) says of it.
@@ -48,8 +52,12 @@ impl Object {
         inode::of_fd(self.as_fd())
     }
 
-    /// Opens its content. `O_NONBLOCK`: nobody's lease and no FIFO may hold us.
+    /// Opens the content of a regular file. What a FIFO or a device does when it is opened is for whoever made it to
+    /// choose, so they are not: `EINVAL`. `O_NONBLOCK`: nobody's lease may hold us.
     pub fn open(&self, flags: i32) -> io::Result<File> {
+        if !self.inode()?.is_file() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         let flags = flags | libc::O_NONBLOCK;
         // Reading leaves no trace in the access time, where the filesystem lets us say so.
         names::reopen(&self.proc_path, flags | libc::O_NOATIME)
@@ -60,12 +68,26 @@ impl Object {
             .map(File::from)
     }
 
+    /// Another descriptor of a file that is open.
+    pub fn opened(&self) -> io::Result<File> {
+        self.fd.try_clone().map(File::from)
+    }
+
+    /// Opens the directory `self`.
+    pub fn open_directory(&self) -> io::Result<File> {
+        names::reopen(&self.proc_path, DIRECTORY).map(File::from)
+    }
+
+    /// What the kernel calls it: by one of its names, where it has several.
+    pub fn path(&self) -> io::Result<PathBuf> {
+        std::fs::read_link(OsStr::from_bytes(self.proc_path.to_bytes()))
+    }
+
     /// Names in the directory `self`, without `.` and `..`.
     pub fn entries(&self) -> io::Result<Vec<CString>> {
-        let directory =
-            names::reopen(&self.proc_path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NONBLOCK)?;
+        let directory = self.open_directory()?;
         let mut names = Vec::new();
-        for entry in nix::dir::Dir::from_fd(directory)?.iter() {
+        for entry in nix::dir::Dir::from_fd(directory.into())?.iter() {
             let entry = entry?;
             let name = entry.file_name();
             if name != c"." && name != c".." {
@@ -95,10 +117,26 @@ impl Object {
         names::set_mtime(self.as_fd(), mtime)
     }
 
-    /// Sets `chattr`'s +i, +a and +d to what `wanted` says; only files and directories have them.
+    /// Sets `chattr`'s +i, +a and +d to what `wanted` says. `EOPNOTSUPP` where it can have none: that is so of most
+    /// that is neither a file nor a directory.
     pub fn set_flags(&self, wanted: u32) -> io::Result<()> {
-        let file = self.open(libc::O_RDONLY)?;
-        inode::set_flags(file.as_fd(), wanted)
+        let done = inode::set_flags_unopened(&self.proc_path, wanted);
+        let Err(error) = &done else { return done };
+        // Before Linux 6.17 it has to be open.
+        if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP)) {
+            return done;
+        }
+        let opened = match self.inode()? {
+            inode if inode.is_file() => self.open(libc::O_RDONLY)?,
+            inode if inode.is_dir() => self.open_directory()?,
+            _ => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        };
+        inode::set_flags(opened.as_fd(), wanted)
+    }
+
+    /// Takes off the flags that keep it, which looks like `inode`, from being changed.
+    pub fn unblock(&self, inode: &Inode) -> io::Result<()> {
+        if inode.is_blocked() { self.set_flags(inode.flags & !FLAGS_BLOCKING) } else { Ok(()) }
     }
 
     /// All extended attributes, sorted by name.
@@ -149,7 +187,7 @@ pub fn c_name(path: &Path) -> io::Result<CString> {
 }
 
 /// `directory` and `name` joined.
-pub fn join(directory: &Path, name: &CStr) -> std::path::PathBuf {
+pub fn join(directory: &Path, name: &CStr) -> PathBuf {
     directory.join(OsStr::from_bytes(name.to_bytes()))
 }
 

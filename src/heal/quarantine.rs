@@ -224,9 +224,7 @@ impl Quarantine {
         if inode.mount != mount {
             return Err(Failure::MountedOver);
         }
-        if inode.flags != 0 {
-            object.set_flags(0).map_err(Failure::of("chattr"))?;
-        }
+        object.unblock(&inode).map_err(Failure::of("chattr"))?;
         let id = self.next_id();
         let kept_name = c_string(id.as_bytes()).map_err(Failure::of("name"))?;
         let place = self.stores.on_mount(mount, original);

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::healer::{Healer, Round};
 use super::mend::has_metadata;
 use super::object::{Object, c_name, is};
-use crate::sys::inode::{FLAGS_BLOCKING, Inode};
+use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
 use crate::sys::{file, names};
 
 /// How often a name that changes meanwhile is looked at again.
@@ -56,13 +56,20 @@ impl Healer {
 
     /// When [`Healer::due`] has something to do.
     pub fn next_due(&self) -> Option<Instant> {
-        self.fights.next_due()
+        if self.linked.is_empty() { self.fights.next_due() } else { Some(Instant::now()) }
     }
 
-    /// Reconciles the paths that were deferred and have waited long enough.
+    /// Reconciles the paths that were deferred and have waited long enough, and goes on with further names of files.
     pub fn due(&mut self) -> Vec<Action> {
         let due = self.fights.take_due(Instant::now());
-        due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect()
+        let mut actions: Vec<_> =
+            due.iter().flat_map(|path| self.reconcile(path, &Hint::default())).collect();
+        if let Some(path) = self.linked.pop_first() {
+            actions.extend(self.take_links_away(&path, &path));
+            actions.extend(self.reconcile(&path, &Hint::default()));
+            actions.extend(self.count_names(&path));
+        }
+        actions
     }
 
     /// Works off the queue, and sets times and flags of the directories it changed.
@@ -248,7 +255,7 @@ impl Healer {
         if self.inventory.get(directory).is_some_and(|expected| expected.id != inode.id) {
             return;
         }
-        if inode.flags & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
+        if inode.is_blocked() && object.unblock(&inode).is_ok() {
             *self.touched.entry(directory.to_owned()).or_default() |= inode.flags;
         }
     }
@@ -294,8 +301,8 @@ impl Healer {
             let (mut set, mut is_right) = (inode.flags, true);
             if duty.foreign && inode.mtime != expected.mtime {
                 // A flag that somebody has set just now would forbid it.
-                if set & FLAGS_BLOCKING != 0 && object.set_flags(0).is_ok() {
-                    set = 0;
+                if inode.is_blocked() && object.unblock(&inode).is_ok() {
+                    set &= !FLAGS_BLOCKING;
                 }
                 is_right = object.set_mtime(expected.mtime).is_ok();
             } else {
@@ -326,11 +333,15 @@ impl Healer {
         let mut queue = Vec::new();
         for (path, expected) in self.inventory.children(directory) {
             let Ok(name) = c_name(path) else { continue };
-            let untouched = found.remove(&name)
-                && crate::sys::inode::of_name(object.as_fd(), &name)
-                    .is_ok_and(|inode| expected.is_untouched(&inode));
-            if !untouched {
-                queue.push(path.to_owned());
+            let now = found.remove(&name).then(|| inode::of_name(object.as_fd(), &name));
+            match now {
+                Some(Ok(now)) if expected.is_untouched(&now) => {
+                    // After a restart nobody knows any more how many names it had.
+                    if !now.is_dir() && now.links > 1 {
+                        self.vault.note_links(now.id, now.links);
+                    }
+                }
+                _ => queue.push(path.to_owned()),
             }
         }
         queue.extend(found.iter().map(|name| super::object::join(directory, name)));
@@ -345,11 +356,9 @@ fn unlink_alias(
     inode: &Inode,
     action: &mut Action,
 ) -> Result<(), Failure> {
-    if inode.flags != 0 {
-        object.set_flags(0).map_err(Failure::of("chattr"))?;
-    }
+    object.unblock(inode).map_err(Failure::of("chattr"))?;
     let unlinked = file::unlink_at(place.parent.as_fd(), place.name);
-    if inode.flags != 0 {
+    if inode.is_blocked() {
         object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
     }
     if action.did == Did::Removed {

@@ -38,9 +38,15 @@ impl Quarantine {
                     return Err(exactly(io::Error::from_raw_os_error(libc::EEXIST)));
                 }
                 let object = from.child(&old).map_err(&exactly)?;
-                if let Err(error) = tree::copy(&object, &to, &new, Budget::UNLIMITED) {
-                    let _ = tree::remove(&to, &new);
-                    return Err(exactly(error));
+                match tree::copy(&object, &to, &new, Budget::UNLIMITED) {
+                    Ok(copy)
+                        if to.child(&new).and_then(|now| now.inode()).is_ok_and(|now| now.id == copy) => {}
+                    // Where somebody is at work on the copy, nobody knows any more whose is what.
+                    Err(error) if !is(&error, libc::ESTALE) => {
+                        let _ = tree::remove(&to, &new);
+                        return Err(exactly(error));
+                    }
+                    _ => return Err(Failure::Replaced),
                 }
                 tree::remove(&from, &old).map_err(&exactly)?;
             }

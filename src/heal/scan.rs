@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Change, Did, Hint};
-use super::failure::Failure;
 use super::healer::{Healer, Round};
 use super::object::{Object, c_name};
-use crate::sys::file::{self, Identity};
 use crate::sys::inode;
 
 impl Healer {
@@ -85,21 +83,6 @@ impl Healer {
         (touched, None)
     }
 
-    /// A link that somebody made to a protected file outside of what is protected: that name is taken away again.
-    pub fn take_link_away(&mut self, path: &Path, id: Identity) -> Option<Action> {
-        let mut action = Action::new(path.to_owned(), Did::Unlinked);
-        let started = Instant::now();
-        if let Err(failure) = unlink_if(path, id)? {
-            action.did = Did::Failed(failure);
-        }
-        // It may well be in a protected directory.
-        if let Some(directory) = path.parent() {
-            self.tidy(directory);
-        }
-        action.ns = started.elapsed().as_nanos() as u64;
-        Some(action)
-    }
-
     fn scan_one(&mut self, path: PathBuf, change: Change, round: &mut Round<'_>) {
         self.queue.push_back((path, change));
         self.drain(round);
@@ -114,20 +97,4 @@ impl Healer {
             self.queue_entries(directory, &object);
         }
     }
-}
-
-/// `None`: the path does not name the object.
-fn unlink_if(path: &Path, id: Identity) -> Option<Result<(), Failure>> {
-    let parent = Object::at_path(path.parent()?).ok()?;
-    let name = c_name(path).ok()?;
-    let object = parent.child(&name).ok()?;
-    let inode = object.inode().ok().filter(|inode| inode.id == id)?;
-    if inode.flags != 0 {
-        let _ = object.set_flags(0);
-    }
-    let unlinked = file::unlink_at(parent.as_fd(), &name).map_err(Failure::of("unlink"));
-    if inode.flags != 0 {
-        let _ = object.set_flags(inode.flags);
-    }
-    Some(unlinked)
 }

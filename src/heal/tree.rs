@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
 use super::content;
+use super::fresh;
 use super::object::{Object, is};
 use super::store::Temporary;
 use crate::sys::file::{self, Identity};
@@ -93,9 +93,7 @@ pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
     };
     let object = directory.child(name)?;
     let inode = own(&object)?;
-    if inode.flags != 0 {
-        object.set_flags(0)?;
-    }
+    object.unblock(&inode)?;
     if !inode.is_dir() {
         return file::unlink_at(directory.as_fd(), name);
     }
@@ -108,18 +106,14 @@ pub fn remove(directory: &Object, name: &CStr) -> io::Result<()> {
         for entry in entries {
             let child = object.child(&entry)?;
             let inode = own(&child)?;
-            if inode.flags != 0 {
-                child.set_flags(0)?;
-            }
+            child.unblock(&inode)?;
             if !inode.is_dir() {
                 file::unlink_at(object.as_fd(), &entry)?;
                 continue;
             }
             for deeper in child.entries()? {
                 let grandchild = child.child(&deeper)?;
-                if own(&grandchild)?.flags != 0 {
-                    grandchild.set_flags(0)?;
-                }
+                grandchild.unblock(&own(&grandchild)?)?;
                 if file::unlink_at(child.as_fd(), &deeper).is_ok() {
                     continue;
                 }
@@ -152,12 +146,12 @@ impl Budget {
     pub const UNLIMITED: Self = Self { file: u64::MAX, total: u64::MAX };
 }
 
-/// Copies `from` as `name` into `to`, with everything below it and its metadata.
+/// Copies `from` as `name` into `to`, with everything below it and its metadata, and says which object the copy is.
 ///
 /// # Errors
-/// `EFBIG` beyond the budget, `EXDEV` where something is mounted below it, and those of the calls. A part of the copy
-/// may be there then.
-pub fn copy(from: &Object, to: &Object, name: &CStr, budget: Budget) -> io::Result<()> {
+/// `EFBIG` beyond the budget, `EXDEV` where something is mounted below it, `ESTALE` where somebody has put something
+/// else in the place of what was made, and those of the calls. A part of the copy may be there then.
+pub fn copy(from: &Object, to: &Object, name: &CStr, budget: Budget) -> io::Result<Identity> {
     let mount = from.inode()?.mount;
     let mut copying = Copying { budget, entries: ENTRIES_MAX, mount, linked: HashMap::new() };
     copying.below(from, to, name, 0)
@@ -180,7 +174,7 @@ impl Copying {
         Ok(())
     }
 
-    fn below(&mut self, from: &Object, to: &Object, name: &CStr, depth: usize) -> io::Result<()> {
+    fn below(&mut self, from: &Object, to: &Object, name: &CStr, depth: usize) -> io::Result<Identity> {
         if depth > DEPTH_MAX || self.entries == 0 {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
@@ -191,36 +185,35 @@ impl Copying {
             return Err(io::Error::from_raw_os_error(libc::EXDEV));
         }
         if let Some(copy) = self.linked.get(&inode.id) {
-            return copy.link(to, name);
+            copy.link(to, name)?;
+            return Ok(copy.inode()?.id);
         }
-        match inode.file_type() {
+        let copy = match inode.file_type() {
             libc::S_IFREG => {
-                let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-                let new = File::from(names::open_at(to.as_fd(), name, flags, 0o600)?);
+                let copy = fresh::file(to, name)?;
+                let new = copy.opened()?;
                 let limit = self.budget.file.min(self.budget.total);
                 content::copy(&from.open(libc::O_RDONLY)?, &new, limit)?;
                 // It may have grown since its length was asked.
                 self.spend(new.metadata()?.len())?;
+                copy
             }
             libc::S_IFDIR => {
-                names::make_dir(to.as_fd(), name, 0o700)?;
-                let directory = to.child(name)?;
+                let copy = fresh::directory(to, name)?;
                 for entry in from.entries()? {
-                    self.below(&from.child(&entry)?, &directory, &entry, depth + 1)?;
+                    self.below(&from.child(&entry)?, &copy, &entry, depth + 1)?;
                 }
+                copy
             }
-            libc::S_IFLNK => {
-                let target = super::object::c_string(&from.target()?)?;
-                names::symlink(&target, to.as_fd(), name)?;
-            }
-            _ => names::make_node(to.as_fd(), name, inode.mode, inode.rdev)?,
-        }
-        let copy = to.child(name)?;
+            libc::S_IFLNK => fresh::symlink(to, name, &from.target()?)?,
+            kind => fresh::node(to, name, kind, inode.rdev)?,
+        };
         self.dress(&copy, from, &inode)?;
+        let id = copy.inode()?.id;
         if !inode.is_dir() && inode.links > 1 && self.linked.len() < LINKED_MAX {
             self.linked.insert(inode.id, copy);
         }
-        Ok(())
+        Ok(id)
     }
 
     /// Gives the copy the metadata of what it was copied from.

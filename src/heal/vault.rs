@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::object::{Object, c_string, is};
 use super::store::{Store, Stores, Temporary};
 use crate::sys::file::{self, Identity};
-use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
+use crate::sys::inode::{self, Inode};
 
 /// Bounds of what copies may take.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +90,8 @@ pub struct Vault {
     loaded: usize,
     pub(super) limits: Limits,
     pub(super) held: HashMap<Identity, Held>,
+    /// How many names objects have elsewhere, rightly: only those that have any.
+    others: HashMap<Identity, u32>,
     unheld: BTreeMap<PathBuf, Failure>,
     pub(super) copied: u64,
     pub(super) temporary: Temporary,
@@ -109,6 +111,7 @@ impl Vault {
             loaded: 0,
             limits,
             held: HashMap::new(),
+            others: HashMap::new(),
             unheld: BTreeMap::new(),
             copied: 0,
             temporary: Temporary::default(),
@@ -269,14 +272,17 @@ impl Vault {
                     && let Ok(object) = directory.child(&name)
                 {
                     // Only as long as it takes: the object may have other names.
-                    let flags = object.inode().map_or(0, |inode| inode.flags);
-                    let _ = object.set_flags(0);
-                    let _ = file::unlink_at(directory.as_fd(), &name);
-                    let _ = object.set_flags(flags);
+                    if let Ok(inode) = object.inode()
+                        && object.unblock(&inode).is_ok()
+                    {
+                        let _ = file::unlink_at(directory.as_fd(), &name);
+                        let _ = object.set_flags(inode.flags);
+                    }
                 }
             }
         }
         self.held.remove(&id);
+        self.others.remove(&id);
     }
 
     /// Drops what no expected name needs: policies changed, or it was left by an earlier process.
@@ -316,6 +322,19 @@ impl Vault {
         self.held.get(&id).map_or(0, |held| held.names)
     }
 
+    /// The object is right with so many names, wherever they are.
+    pub(super) fn note_links(&mut self, id: Identity, links: u32) {
+        match links.saturating_sub(self.names(id) + self.vault_links(id)) {
+            0 => self.others.remove(&id),
+            others => self.others.insert(id, others),
+        };
+    }
+
+    /// How many names the object has, rightly, beside the expected ones and the vault's.
+    pub fn others(&self, id: Identity) -> u32 {
+        self.others.get(&id).copied().unwrap_or(0)
+    }
+
     /// What is not held, or not wholly, and why.
     pub fn unheld(&self) -> impl Iterator<Item = (&Path, Failure)> {
         self.unheld.iter().map(|(path, failure)| (path.as_path(), *failure))
@@ -351,8 +370,8 @@ fn link(directory: &Object, object: &Object, inode: &Inode) -> Result<(), Failur
             Ok(()) => return Ok(()),
             Err(error) if is(&error, libc::EEXIST) => {}
             // The kernel gives no further name to what may not change.
-            Err(error) if is(&error, libc::EPERM) && inode.flags & FLAGS_BLOCKING != 0 => {
-                object.set_flags(0).map_err(Failure::of("chattr"))?;
+            Err(error) if is(&error, libc::EPERM) && inode.is_blocked() => {
+                object.unblock(inode).map_err(Failure::of("chattr"))?;
                 let linked = object.link(directory, &name);
                 object.set_flags(inode.flags).map_err(Failure::of("chattr"))?;
                 return linked.map_err(Failure::of("link"));

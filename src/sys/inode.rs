@@ -33,6 +33,8 @@ pub const FLAG_APPEND: u32 = 0x20;
 pub const FLAG_NODUMP: u32 = 0x40;
 /// The flags that keep a name or a file from being changed.
 pub const FLAGS_BLOCKING: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
+/// The same flags as `FS_XFLAG_*` of linux/fs.h, which has other numbers for them.
+const XFLAGS: [(u32, u64); 3] = [(FLAG_IMMUTABLE, 0x8), (FLAG_APPEND, 0x10), (FLAG_NODUMP, 0x80)];
 /// The flags that are kept: those of which statx(2) tells, so that nothing has to be opened.
 const FLAGS_KEPT: u32 = FLAGS_BLOCKING | FLAG_NODUMP;
 
@@ -61,7 +63,8 @@ pub struct Inode {
     pub born: Time,
     /// Which device a device node stands for.
     pub rdev: u64,
-    /// [`FLAG_IMMUTABLE`], [`FLAG_APPEND`] and [`FLAG_NODUMP`], without opening the file.
+    /// [`FLAG_IMMUTABLE`], [`FLAG_APPEND`] and [`FLAG_NODUMP`], without opening the file. The last only of regular
+    /// files and directories: others inherit it as well, and ext4 lets nobody take it off them.
     pub flags: u32,
     /// Which mount it was reached through.
     pub mount: u64,
@@ -82,6 +85,11 @@ impl Inode {
     pub const fn is_file(&self) -> bool {
         self.file_type() == libc::S_IFREG
     }
+
+    /// Whether a flag keeps it from being changed, renamed or unlinked.
+    pub const fn is_blocked(&self) -> bool {
+        self.flags & FLAGS_BLOCKING != 0
+    }
 }
 
 fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
@@ -95,7 +103,8 @@ fn statx(dir: i32, name: &CStr, flags: i32) -> io::Result<Inode> {
     }
     // The kernel has given these the numbers that chattr's flags have.
     const { assert!(FLAG_NODUMP == libc::STATX_ATTR_NODUMP as u32) };
-    let flags = raw.stx_attributes as u32 & FLAGS_KEPT;
+    let has_flags = matches!(u32::from(raw.stx_mode) & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
+    let flags = raw.stx_attributes as u32 & if has_flags { FLAGS_KEPT } else { FLAGS_BLOCKING };
     Ok(Inode {
         id: Identity { dev: libc::makedev(raw.stx_dev_major, raw.stx_dev_minor), ino: raw.stx_ino },
         mode: u32::from(raw.stx_mode),
@@ -135,6 +144,51 @@ pub fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Inode> {
 /// Those of statx(2).
 pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Inode> {
     statx(dir.as_raw_fd(), name, 0)
+}
+
+/// `struct file_attr` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct FileAttr {
+    xflags: u64,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+}
+
+/// Makes the kept flags of what `proc_path`, the link in /proc of an `O_PATH` descriptor, stands for equal `wanted`,
+/// leaving all other flags alone. Opens nothing, so that no lease, FIFO or device is in the way (Linux 6.17). By the
+/// link, because an `O_PATH` descriptor itself is `EBADF` there (measured on 6.18).
+///
+/// # Errors
+/// `ENOSYS` before Linux 6.17, `EOPNOTSUPP` where the filesystem has no flags for what it is, and `EPERM`.
+pub fn set_flags_unopened(proc_path: &CStr, wanted: u32) -> io::Result<()> {
+    // One number on all architectures but alpha (scripts/syscall.tbl of Linux 6.17).
+    const FILE_GETATTR: libc::c_long = 468;
+    const FILE_SETATTR: libc::c_long = 469;
+    let mut attr = FileAttr::default();
+    let call = |number: libc::c_long, attr: &mut FileAttr| {
+        // SAFETY: `proc_path` is NUL-terminated, and `attr` has the layout of the first version of struct file_attr,
+        // is writable and as long as said (fs/file_attr.c of Linux 6.17).
+        let result = unsafe {
+            libc::syscall(
+                number,
+                libc::AT_FDCWD,
+                proc_path.as_ptr(),
+                std::ptr::from_mut(attr),
+                size_of::<FileAttr>(),
+                0,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    call(FILE_GETATTR, &mut attr)?;
+    let before = attr.xflags;
+    for (flag, xflag) in XFLAGS {
+        attr.xflags = if wanted & flag == 0 { attr.xflags & !xflag } else { attr.xflags | xflag };
+    }
+    if attr.xflags == before { Ok(()) } else { call(FILE_SETATTR, &mut attr) }
 }
 
 /// Makes the kept flags of an open file or directory equal `wanted`, leaving all other flags alone.

@@ -348,9 +348,10 @@ impl Watcher {
         if !self.worker.shared.table.file(id, &mut self.scratch) {
             return;
         }
-        if let Some(other) = keeper.foreign_link(id, links, &seen) {
-            let path = PathBuf::from(OsStr::from_bytes(self.scratch.as_bytes()));
-            let now = Some(other);
+        let path = PathBuf::from(OsStr::from_bytes(self.scratch.as_bytes()));
+        let now = keeper.foreign_link(id, links, &seen, &path);
+        // Through a name that is rightly elsewhere metadata may have been changed.
+        if now.is_some() || keeper.has_other_names(id) {
             let (mask, tid, when) = (libc::FAN_ATTRIB, notification.tid, self.when);
             keeper.take(Incident { mask, tid, when, path, now, target: Some(id) });
         }

@@ -57,7 +57,10 @@ impl Keeper {
             if about.is_none_or(|about| about.path != action.path) {
                 record.path = record.push_text(action.path.as_os_str().as_bytes());
             }
-            if about.is_none() && action.metadata.is_none() {
+            // Who has linked the file and taken its own name away is told of by the link.
+            let is_of_link = about.is_some_and(|about| about.change == Change::Mutation(Mutation::Link))
+                && matches!(action.did, Did::Linked | Did::Copied | Did::MovedBack);
+            if (about.is_none() || is_of_link) && action.metadata.is_none() {
                 record.what = word_of(&action);
             }
             describe(&mut record, &action, self.read.elapsed().as_nanos() as u64);

@@ -177,12 +177,11 @@ impl Keeper {
         incident.appeared() && self.fresh.contains(path) && learned.is_some() && learned == incident.target
     }
 
-    /// The other name of a protected file goes, unless somebody may have names there.
+    /// Other names of a protected file go, and those that cannot be found are counted.
     fn undo_link(&mut self, path: &Path, name: &Path, hint: &Hint) -> Vec<Action> {
-        let Some(expected) = self.healer.inventory().get(path) else { return Vec::new() };
-        let id = expected.id;
-        let mut actions: Vec<_> = self.healer.take_link_away(name, id).into_iter().collect();
+        let mut actions = self.healer.take_links_away(path, name);
         actions.extend(self.healer.reconcile(path, hint));
+        actions.extend(self.healer.count_names(path));
         actions
     }
 
@@ -193,12 +192,20 @@ impl Keeper {
         self.vault_disturbed |= vault.vault_links(id) > 0 && vault.link_of(id).is_none();
     }
 
-    /// A protected file's number of names has changed: the other name, if there is one that nobody expects.
-    pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path) -> Option<PathBuf> {
-        let vault = self.healer.vault();
-        let expected = vault.names(id) + vault.vault_links(id);
-        (links > expected && !self.is_in_store(seen) && self.healer.inventory().get(seen).is_none())
-            .then(|| seen.to_owned())
+    /// The number of names has changed of the protected file at `path`, and `seen` is one of them: the other name, if
+    /// there is one that nobody expects; `path` itself if there is and it cannot be told which. The file's own name may
+    /// be gone meanwhile, so that the number alone does not say.
+    pub fn foreign_link(&self, id: Identity, links: u32, seen: &Path, path: &Path) -> Option<PathBuf> {
+        let healer = &self.healer;
+        if !healer.is_known_name(seen) && is_named(seen, id) && healer.is_foreign_link(id, links) {
+            return Some(seen.to_owned());
+        }
+        (healer.names_beyond(id, links) > 0).then(|| path.to_owned())
+    }
+
+    /// Whether the object has rightly names where no policy keeps anything.
+    pub fn has_other_names(&self, id: Identity) -> bool {
+        self.healer.vault().others(id) > 0
     }
 
     /// A responder has taken a refused file away again: the directory is as it was, but for its time.
