@@ -5,12 +5,9 @@
 //! events, who forked whom. A dead process is what its verified ancestors make it, and without any it is unknown.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use super::notes::{Finding, NOTES_MAX, Note, Notes};
 use super::status::Status;
 use crate::policy::snapshot::WriterMask;
 use crate::sys::clock;
@@ -19,27 +16,8 @@ use crate::sys::connector::{Connector, ProcessEvent};
 /// How long after its end a process is remembered, at least; longer as long as notifications wait to be read. What it
 /// made may be judged a little later than that (a file that is still being opened).
 const REMEMBERED: Duration = Duration::from_secs(3);
-/// Verifications that responders may note between two looks of the watcher; more than that are not remembered.
-const NOTES_MAX: usize = 4096;
 /// The longest chain that is climbed.
 const CHAIN_MAX: usize = 48;
-
-/// What a responder has found out about a thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Finding {
-    /// It was verified as these.
-    Writers(WriterMask),
-    /// It is about to execute a writer's program. What is reported behind this position it did after that.
-    Starts(Option<u64>),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Note {
-    tid: i32,
-    finding: Finding,
-    /// By the monotonic clock, before it was looked at.
-    at_ns: u64,
-}
 
 /// What is known of when something was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,52 +32,6 @@ impl Moment {
     /// The present.
     pub fn now() -> Self {
         Self { position: u64::MAX, after_ns: u64::MAX }
-    }
-}
-
-/// What responders have found out, for the watcher to take. No allocation: the list is made at its full length.
-pub struct Notes {
-    list: Mutex<Vec<Note>>,
-    lost: AtomicBool,
-}
-
-impl Default for Notes {
-    fn default() -> Self {
-        Self { list: Mutex::new(Vec::with_capacity(NOTES_MAX)), lost: AtomicBool::new(false) }
-    }
-}
-
-impl Notes {
-    /// The thread `tid` has been verified as these writers, by a look that began at `at_ns` of the monotonic clock.
-    pub fn note(&self, tid: i32, writers: WriterMask, at_ns: u64) {
-        self.push(Note { tid, finding: Finding::Writers(writers), at_ns });
-    }
-
-    /// The process of `tid` is about to execute a writer's program, and does nothing else meanwhile. `position`: where
-    /// in the stream what it does from then on is reported, if that can be told.
-    pub fn starts(&self, tid: i32, position: Option<u64>, at_ns: u64) {
-        self.push(Note { tid, finding: Finding::Starts(position), at_ns });
-    }
-
-    fn push(&self, note: Note) {
-        let mut list = self.list.lock();
-        if list.last().is_some_and(|last| last.tid == note.tid && last.finding == note.finding) {
-            list.pop();
-        }
-        if list.len() < NOTES_MAX {
-            list.push(note);
-        } else {
-            self.lost.store(true, Relaxed);
-        }
-    }
-
-    /// Whether some were lost.
-    fn take(&self, into: &mut Vec<Note>) -> bool {
-        into.clear();
-        let mut list = self.list.lock();
-        into.extend_from_slice(&list);
-        list.clear();
-        self.lost.swap(false, Relaxed)
     }
 }
 
@@ -306,7 +238,9 @@ impl Lineage {
     /// Whether the process of `tid` ran what it runs now, or ran last, when that was reported. Where no events tell,
     /// it counts as if it had.
     pub fn ran_it(&self, tid: i32, when: Moment) -> bool {
-        self.processes.get(&self.process_of(tid)).is_none_or(|known| known.ran_it(when))
+        let known = self.processes.get(&self.process_of(tid));
+        // Whoever is unknown although events tell was forked when some were lost.
+        known.map_or(self.connector.is_none(), |known| known.ran_it(when))
     }
 
     /// What the thread `tid` was, which is dead or runs another program now, and the nearest of its forebears that

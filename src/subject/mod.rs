@@ -8,6 +8,7 @@ mod libraries;
 pub mod lineage;
 mod loader;
 mod maps;
+mod notes;
 mod status;
 mod succession;
 mod verifier;
@@ -15,6 +16,7 @@ mod writers;
 
 pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
+pub use notes::Notes;
 pub use status::{Credentials, Status};
 pub use verifier::Verifier;
 pub use writers::{Remembered, TrustedWriters, WriterProblem};

@@ -23,7 +23,7 @@ use crate::audit::queue::Filed;
 use crate::gate::{InForce, Shared};
 use crate::heal::{Bounds, Failure, Healer, Inventory, Limits, Quarantine, Vault};
 use crate::policy::snapshot::Snapshot;
-use crate::subject::lineage::Notes;
+use crate::subject::Notes;
 use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 

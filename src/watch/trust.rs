@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::gate::InForce;
 use crate::policy::snapshot::{Snapshot, WriterMask};
+use crate::subject::Notes;
 use crate::subject::Verifier;
-use crate::subject::lineage::{Lineage, Moment, Notes};
+use crate::subject::lineage::{Lineage, Moment};
 use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 use crate::sys::{clock, file};
