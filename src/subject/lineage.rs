@@ -246,27 +246,22 @@ impl Lineage {
     /// What the thread `tid` was, which is dead or runs another program now, and the nearest of its forebears that
     /// lives: what that one is counts too. `heirs` are the writers whose descendants are trusted.
     pub fn recall(&self, tid: i32, heirs: WriterMask, when: Moment) -> (WriterMask, Option<i32>) {
-        let mut trusted = WriterMask::NONE;
+        let (mut trusted, mut pid) = (WriterMask::NONE, self.process_of(tid));
         let mut child: Option<&Known> = None;
-        for pid in self.forebears(tid) {
+        for _ in 0..CHAIN_MAX {
             let known = self.processes.get(&pid);
-            if let Some(child) = child {
-                // What a process has executed since says nothing of the children from before.
-                if known.is_some_and(|known| known.executed_ns > child.forked_ns) {
-                    return (trusted, None);
-                }
-                if known.is_none_or(|known| known.ended.is_none()) {
-                    // An orphan's parent says nothing of who made it.
-                    return (trusted, Some(pid).filter(|&pid| pid > 1));
-                }
+            let is_living = known.is_none_or(|known| known.ended.is_none());
+            match (child, known) {
+                // What a process has executed since says nothing of the children from before; who made it does.
+                (Some(child), Some(known)) if known.executed_ns > child.forked_ns => {}
+                // An orphan's parent says nothing of who made it.
+                (Some(_), _) if is_living => return (trusted, Some(pid).filter(|&pid| pid > 1)),
+                (Some(_), Some(known)) => trusted.0 |= known.verified.0 & heirs.0,
+                (None, Some(known)) if known.ran_it(when) => trusted.0 |= known.verified.0,
+                _ => {}
             }
-            let Some(known) = known else { break };
-            trusted.0 |= match child {
-                Some(_) => known.verified.0 & heirs.0,
-                None if known.ran_it(when) => known.verified.0,
-                None => 0,
-            };
-            child = Some(known);
+            let Some(known) = known.filter(|known| known.parent > 0) else { break };
+            (child, pid) = (Some(known), known.parent);
         }
         (trusted, None)
     }
@@ -360,8 +355,14 @@ mod tests {
         lineage.take(fork(100, 102, 102, 5));
         lineage.take(ProcessEvent::Exit { tid: 101, tgid: 101 });
         lineage.take(ProcessEvent::Exit { tid: 102, tgid: 102 });
-        assert_eq!(lineage.recall(101, writer, now), (WriterMask::NONE, None));
+        assert_eq!(lineage.recall(101, writer, now), (WriterMask::NONE, Some(7)));
         assert_eq!(lineage.recall(102, writer, now), (WriterMask::NONE, Some(100)));
+        // A maintainer script that becomes another program is dpkg's child as before, and so is what it had forked.
+        lineage.take(fork(100, 103, 103, 6));
+        lineage.take(fork(103, 104, 104, 7));
+        lineage.take(ProcessEvent::Exit { tid: 104, tgid: 104 });
+        lineage.take(ProcessEvent::Exec { tgid: 103, at_ns: 8 });
+        assert_eq!(lineage.recall(104, writer, now), (WriterMask::NONE, Some(100)));
         lineage.take(ProcessEvent::Exit { tid: 100, tgid: 100 });
         assert_eq!(lineage.recall(102, writer, now).0, writer);
     }
