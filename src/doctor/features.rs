@@ -85,7 +85,11 @@ impl Features {
             "tells who a short-lived process was: without, what it changed is nobody's and put back",
             told(Connector::listen().map(drop)),
         );
-        add("mount_list", "sees what is mounted over a protected path", told(MountWatch::new().map(drop)));
+        add(
+            "mount_list",
+            "sees what is mounted over a protected path",
+            told(MountWatch::new(Path::new("/")).map(drop)),
+        );
         add(
             "mount_events",
             "could see mounts; the list of mounts does that everywhere",

@@ -37,8 +37,12 @@ impl Default for Mounts {
 pub struct Line<'a> {
     /// Number of the mount.
     pub id: u64,
-    device: &'a [u8],
-    root: &'a [u8],
+    /// Number of the mount that it stands on.
+    pub parent: u64,
+    /// Which filesystem it shows.
+    pub device: &'a [u8],
+    /// Which directory of that.
+    pub root: &'a [u8],
     /// Where it is mounted.
     pub point: &'a [u8],
 }
@@ -46,9 +50,9 @@ pub struct Line<'a> {
 /// Takes a line apart.
 pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let _parent = fields.next()?;
-    Some(Line { id, device: fields.next()?, root: fields.next()?, point: fields.next()? })
+    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (number()?, number()?);
+    Some(Line { id, parent, device: fields.next()?, root: fields.next()?, point: fields.next()? })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn lines_and_escapes() {
         let line = parse(br"36 35 98:0 /a\040b /mnt\134x rw - ext4 /dev/x rw").unwrap();
-        assert_eq!((line.id, line.device), (36, &b"98:0"[..]));
+        assert_eq!((line.id, line.parent, line.device), (36, 35, &b"98:0"[..]));
         let mut path = FixedPath::default();
         assert!(unescape(line.root, &mut path));
         assert_eq!(path.as_bytes(), b"/a b");

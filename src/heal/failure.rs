@@ -65,6 +65,8 @@ impl Failure {
     pub fn of(call: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::EEXIST | libc::ESTALE | libc::ENOTEMPTY) => Self::Raced,
+            // See `sys::reach`.
+            Some(libc::EXDEV) if call == "open" => Self::MountedOver,
             Some(libc::EROFS) => Self::ReadOnly,
             Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace,
             errno => Self::Call { call, errno: errno.unwrap_or(libc::EIO) },

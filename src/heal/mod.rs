@@ -42,4 +42,5 @@ pub use inventory::{Decoded, Inventory};
 pub use learn::{Known, Learned};
 pub use quarantine::{Bounds, Quarantine, Taken};
 pub use sidecar::{Item, JsonPath};
+pub use store::is_store;
 pub use vault::{Limits, Usage, Vault};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::expected::Xattr;
 use crate::sys::inode::{self, FLAGS_BLOCKING, Inode, Time};
-use crate::sys::{names, xattr};
+use crate::sys::{names, reach, xattr};
 
 /// How a directory is opened, and nothing but a directory.
 const DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NONBLOCK;
@@ -30,21 +30,23 @@ impl Object {
         Ok(Self { fd, proc_path })
     }
 
-    /// What an absolute path names; `ELOOP` where a directory in it is a symbolic link.
+    /// What an absolute path names; `ELOOP` where a directory in it is a symbolic link, `EXDEV` where it leads into
+    /// a mount that came over it, see [`reach`].
     pub fn at_path(path: &Path) -> io::Result<Self> {
-        let path = c_string(path.as_os_str().as_bytes())?;
-        Self::of(names::open_no_links(&path, libc::O_PATH | libc::O_NOFOLLOW)?)
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        Self::of(reach::open(path.as_os_str().as_bytes(), flags, libc::RESOLVE_NO_SYMLINKS)?)
     }
 
     /// The directory that an absolute path names, through symbolic links: for paths that the operator chose.
     pub fn directory_following(path: &Path) -> io::Result<Self> {
         let path = c_string(path.as_os_str().as_bytes())?;
+        reach::check(&path)?;
         Self::of(names::reopen(&path, libc::O_PATH | libc::O_DIRECTORY)?)
     }
 
-    /// What `name` in the directory `self` is.
+    /// What `name` in the directory `self` is; `EXDEV` where that is a mount that came over it.
     pub fn child(&self, name: &CStr) -> io::Result<Self> {
-        Self::of(names::open_at(self.as_fd(), name, libc::O_PATH, 0)?)
+        Self::of(reach::step(self.as_fd(), name)?)
     }
 
     /// What statx(2) says of it.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::healer::{Healer, Round};
 use super::mend::has_metadata;
 use super::object::{Object, c_name, is};
 use crate::sys::inode::{self, FLAGS_BLOCKING, Inode};
-use crate::sys::{file, names};
+use crate::sys::{file, names, reach};
 
 /// How often a name that changes meanwhile is looked at again.
 const TRIES: usize = 8;
@@ -102,6 +103,10 @@ impl Healer {
         let duty = (self.duties)(path);
         if duty == Duty::NONE || depth > PARENTS_MAX {
             return;
+        }
+        // The same would come out after several looks for each name.
+        if reach::is_covered(path.as_os_str().as_bytes()) {
+            return round.push(Action::new(path.to_owned(), Did::Failed(Failure::MountedOver)));
         }
         let mut unblocked = false;
         for _ in 0..TRIES {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::object::{Object, c_string, is};
 use crate::sys::file::{self, Identity};
-use crate::sys::{names, random};
+use crate::sys::{names, random, reach};
 
 /// What a store's directory in a mount's root is called, before the kind of store.
 pub const PREFIX: &str = ".writegate-";
@@ -82,6 +82,8 @@ impl Stores {
 
     /// The state directory and its mount; made where it is missing, also when somebody has removed it.
     fn state(&self) -> Result<(Object, u64), Failure> {
+        let path = c_string(self.state_dir.as_os_str().as_bytes()).map_err(Failure::of("open"))?;
+        reach::check(&path).map_err(Failure::of("open"))?;
         // A file where the directory should be is no race.
         std::fs::create_dir_all(&self.state_dir).map_err(|error| Failure::Call {
             call: "mkdir",
@@ -303,6 +305,11 @@ fn mount_root(mount: u64, path: &Path) -> Option<(Object, PathBuf)> {
         }
     }
     found
+}
+
+/// Whether a path may be that of a store in the root of a mount, or lie in one.
+pub fn is_store(path: &Path) -> bool {
+    path.components().any(|name| name.as_os_str().as_bytes().starts_with(PREFIX.as_bytes()))
 }
 
 /// Free names in a directory, for things that exist only for a moment.

@@ -1,19 +1,18 @@
 //! From the handle of a directory in an event to the path by which policies know it.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::MarkTable;
-use crate::gate::mounts::{parse, unescape};
 use crate::policy::snapshot::Snapshot;
 use crate::sys::file::{self, Identity};
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
+use crate::sys::{directory, reach};
 
 /// Finds places; keeps an open directory on each filesystem that events come from, to open handles by.
 pub struct Places {
@@ -21,6 +20,8 @@ pub struct Places {
     filesystems: HashMap<u64, OwnedFd>,
     /// Where the others are mounted, in protected trees. Nothing of them is held: they could not be unmounted.
     inner: HashMap<u64, PathBuf>,
+    /// Those that were looked for in vain since the mounts have changed.
+    missing: HashSet<u64>,
     path: FixedPath,
     /// Where directories are from which little is of interest, by filesystem and handle; see
     /// [`Places::unconcerned`].
@@ -43,6 +44,7 @@ impl Places {
             proc: Proc::open()?,
             filesystems: HashMap::new(),
             inner: HashMap::new(),
+            missing: HashSet::new(),
             path: FixedPath::default(),
             lately: HashMap::new(),
             key: Vec::new(),
@@ -62,10 +64,9 @@ impl Places {
         (kind, handle): (i32, &[u8]),
         name: &[u8],
     ) -> Option<&Path> {
-        // What is newly marked has a path of its own in the table.
-        if self.generation != snapshot.generation || self.lately.len() >= LATELY_MAX {
+        self.renew(snapshot);
+        if self.lately.len() >= LATELY_MAX {
             self.lately.clear();
-            self.generation = snapshot.generation;
         }
         self.key.clear();
         self.key.extend(filesystem.to_le_bytes());
@@ -84,9 +85,23 @@ impl Places {
             .then(|| Path::new(OsStr::from_bytes(path)))
     }
 
+    /// What is newly marked has a path of its own in the table, and may lie on another filesystem.
+    fn renew(&mut self, snapshot: &Snapshot) {
+        if self.generation != snapshot.generation {
+            self.remounted();
+            self.generation = snapshot.generation;
+        }
+    }
+
     /// Some directory may be elsewhere than it was.
     pub fn forget(&mut self) {
         self.lately.clear();
+    }
+
+    /// Other filesystems may be mounted than were.
+    pub fn remounted(&mut self) {
+        self.forget();
+        self.missing.clear();
     }
 
     /// The canonical path of `name` in the directory with that handle; `None` when it is gone.
@@ -131,33 +146,34 @@ impl Places {
         filesystem: u64,
         (kind, handle): (i32, &[u8]),
     ) -> Option<OwnedFd> {
+        self.renew(snapshot);
+        if self.missing.contains(&filesystem) {
+            return None;
+        }
         let is_known = self.filesystems.contains_key(&filesystem) || self.inner(filesystem).is_some();
         if !is_known {
             self.find_filesystems(snapshot);
             self.find_inner(snapshot);
         }
-        match self.filesystems.get(&filesystem) {
-            Some(mount) => file::open_handle(mount.as_fd(), kind, handle).ok(),
-            None => file::open_handle(self.inner(filesystem)?.as_fd(), kind, handle).ok(),
+        if let Some(mount) = self.filesystems.get(&filesystem) {
+            return file::open_handle(mount.as_fd(), kind, handle).ok();
         }
+        let Some(mount) = self.inner(filesystem) else {
+            self.missing.insert(filesystem);
+            return None;
+        };
+        file::open_handle(mount.as_fd(), kind, handle).ok()
     }
 
-    fn inner(&self, filesystem: u64) -> Option<File> {
-        let directory = File::open(self.inner.get(&filesystem)?).ok()?;
-        file::filesystem_id(directory.as_fd()).is_ok_and(|id| id == filesystem).then_some(directory)
+    fn inner(&self, filesystem: u64) -> Option<OwnedFd> {
+        let (id, directory) = open_directory(self.inner.get(&filesystem)?)?;
+        (id == filesystem).then_some(directory)
     }
 
     fn find_inner(&mut self, snapshot: &Snapshot) {
-        let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        for line in list.split(|&byte| byte == b'\n').filter_map(parse) {
-            if !unescape(line.point, &mut self.path) || snapshot.rule_for(self.path.as_bytes()).is_none() {
-                continue;
-            }
-            let point = PathBuf::from(OsStr::from_bytes(self.path.as_bytes()));
-            if point.is_dir()
-                && let Ok(directory) = File::open(&point)
-                && let Ok(id) = file::filesystem_id(directory.as_fd())
-            {
+        let protected = |point: &PathBuf| snapshot.rule_for(point.as_os_str().as_bytes()).is_some();
+        for point in reach::points().into_iter().filter(protected) {
+            if let Some((id, _)) = open_directory(&point) {
                 self.inner.insert(id, point);
             }
         }
@@ -165,12 +181,16 @@ impl Places {
 
     fn find_filesystems(&mut self, snapshot: &Snapshot) {
         for root in snapshot.roots() {
-            let Some(top) = root.path.ancestors().find(|path| path.is_dir()) else { continue };
-            if let Ok(directory) = File::open(top)
-                && let Ok(id) = file::filesystem_id(directory.as_fd())
-            {
-                self.filesystems.entry(id).or_insert_with(|| directory.into());
+            if let Some((id, directory)) = root.path.ancestors().find_map(open_directory) {
+                self.filesystems.entry(id).or_insert(directory);
             }
         }
     }
+}
+
+/// The directory at `path`, and which filesystem it lies on.
+fn open_directory(path: &Path) -> Option<(u64, OwnedFd)> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let directory = directory::open(&path).ok()?;
+    Some((file::filesystem_id(directory.as_fd()).ok()?, directory))
 }

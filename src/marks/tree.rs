@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::walk::{Marker, Report};
 use crate::sys::directory::{self, ENTRIES_BYTES};
 use crate::sys::file::{self, Identity};
+use crate::sys::reach;
 
 /// The most threads of one walk. They share the locks of three groups, so more of them would wait for each other.
 const WALKERS_MAX: usize = 4;
@@ -103,7 +104,7 @@ impl<'a> TreeWalk<'a> {
 
     fn visit(&self, next: &Waiting, buffer: &mut [u8], found: &mut Vec<Waiting>, report: &mut Report) {
         let path = &next.path;
-        if !self.marker.concerns(path.to_bytes()) {
+        if !self.marker.concerns(path.to_bytes()) || reach::is_covered(path.to_bytes()) {
             return;
         }
         let visited = directory::open(path).and_then(|directory| {

@@ -14,8 +14,8 @@ use super::tree::TreeWalk;
 use crate::heal::Content;
 use crate::policy::model::Action;
 use crate::policy::snapshot::{Root, Snapshot};
-use crate::sys::directory;
 use crate::sys::file::{self, Identity, Stat};
+use crate::sys::{directory, reach};
 use crate::trie::Reach;
 use crate::watch::duty_at;
 
@@ -123,7 +123,7 @@ impl Marker<'_> {
     pub fn mark_new(&self, path: &Path) -> Report {
         let mut report = Report::default();
         let Some(name) = named(path) else { return report };
-        let Ok(stat) = file::stat_path(&name) else { return report };
+        let Ok(stat) = stat(&name) else { return report };
         if stat.file_type() == libc::S_IFDIR {
             TreeWalk::new(self).run(name, &mut report);
         } else {
@@ -141,7 +141,7 @@ impl Marker<'_> {
     /// paths, so the files of one directory follow each other, and it is marked for the first of them.
     fn mark_root<'r>(&self, root: Root<'r>, marked: &mut Option<&'r Path>, report: &mut Report) {
         let Some(name) = named(root.path) else { return };
-        match file::stat_path(&name) {
+        match stat(&name) {
             Ok(stat) if stat.file_type() == libc::S_IFDIR => match root.reach {
                 Reach::Tree => TreeWalk::new(self).run(name, report),
                 Reach::Entries | Reach::File => self.mark_directory(root.path, report),
@@ -162,11 +162,11 @@ impl Marker<'_> {
     /// A path that does not exist yet: its parent is marked if that is there, else the nearest ancestor that is
     /// there is watched for the next component.
     fn watch_for(&self, path: &Path, report: &mut Report) {
-        if path.parent().is_some_and(Path::is_dir) {
+        if path.parent().is_some_and(is_dir) {
             self.mark_parent(path, report);
             return;
         }
-        let Some(ancestor) = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()) else { return };
+        let Some(ancestor) = path.ancestors().skip(1).find(|ancestor| is_dir(ancestor)) else { return };
         let Some(name) = named(ancestor) else { return };
         if let Err(error) = self.groups.watch_for_entries(&name) {
             report.unmarked.push(Unmarked { path: path.to_owned(), error });
@@ -282,9 +282,19 @@ impl Marker<'_> {
     }
 }
 
-/// The path for a kernel call; one with a NUL in it names nothing.
+/// The path for a kernel call; one with a NUL in it names nothing, and one that something is mounted over nothing that
+/// is protected.
 fn named(path: &Path) -> Option<CString> {
-    CString::new(path.as_os_str().as_bytes()).ok()
+    CString::new(path.as_os_str().as_bytes()).ok().filter(|path| !reach::is_covered(path.to_bytes()))
+}
+
+fn is_dir(path: &Path) -> bool {
+    reach::open(path.as_os_str().as_bytes(), libc::O_PATH | libc::O_DIRECTORY, 0).is_ok()
+}
+
+/// What a path names, without asking what came over it.
+fn stat(path: &CStr) -> io::Result<Stat> {
+    file::stat_fd(reach::open(path.to_bytes(), libc::O_PATH | libc::O_NOFOLLOW, 0)?.as_fd())
 }
 
 /// Whether `path` is a name of `id` now.

@@ -3,7 +3,9 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use super::reach;
 
 /// Room for the entries of one call: as much as readdir(3) takes, some thousand short names.
 pub const ENTRIES_BYTES: usize = 32 * 1024;
@@ -26,18 +28,11 @@ pub struct Entry<'b> {
 /// stays as it is: a walk must not make the filesystem write to every directory.
 ///
 /// # Errors
-/// Those of open(2); `ENOTDIR` for what is none, `ELOOP` or `ENOTDIR` for a link.
+/// Those of open(2); `ENOTDIR` for what is none, `ELOOP` or `ENOTDIR` for a link, `EXDEV` where a mount came over it,
+/// see [`reach`].
 pub fn open(path: &CStr) -> io::Result<OwnedFd> {
     const FLAGS: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let open = |flags| {
-        // SAFETY: `path` is NUL-terminated; without O_CREAT there is no mode.
-        let fd = unsafe { libc::open(path.as_ptr(), flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    };
+    let open = |flags| reach::open(path.to_bytes(), flags, 0);
     open(FLAGS | libc::O_NOATIME).or_else(|error| {
         // Not for whose owner has no id in our user namespace.
         if error.raw_os_error() == Some(libc::EPERM) { open(FLAGS) } else { Err(error) }

@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::reach;
+
 /// Device and inode: what an object is, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
@@ -79,16 +81,18 @@ pub fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
 /// What a path names, not following a final symbolic link.
 ///
 /// # Errors
-/// Those of statx(2).
+/// Those of statx(2); `EXDEV` where a mount came over it, see [`reach`].
 pub fn stat_path(path: &CStr) -> io::Result<Stat> {
+    reach::check(path)?;
     statx(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW)
 }
 
 /// What a path names, following symbolic links.
 ///
 /// # Errors
-/// Those of statx(2).
+/// Those of [`stat_path`].
 pub fn stat_path_follow(path: &CStr) -> io::Result<Stat> {
+    reach::check(path)?;
     statx(libc::AT_FDCWD, path, 0)
 }
 

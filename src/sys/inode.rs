@@ -138,12 +138,12 @@ pub fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Inode> {
     statx(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
 }
 
-/// What `name` in `dir` is, not following a link.
+/// What `name` in `dir` is, not following a link. Where something is mounted over it, that is not waited for.
 ///
 /// # Errors
 /// Those of statx(2).
 pub fn of_name(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Inode> {
-    statx(dir.as_raw_fd(), name, 0)
+    statx(dir.as_raw_fd(), name, libc::AT_STATX_DONT_SYNC)
 }
 
 /// `struct file_attr` of linux/fs.h.

@@ -20,6 +20,7 @@ pub mod path;
 pub mod proc;
 pub mod process;
 pub mod random;
+pub mod reach;
 pub mod shared;
 pub mod slot;
 pub mod thread;

@@ -23,24 +23,24 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Opens an absolute path without following any symbolic link in it (openat2, Linux 5.6).
+/// openat2(2) (Linux 5.6) with `RESOLVE_*` bits; an absolute path where there is no `dir`.
 ///
 /// # Errors
-/// `ELOOP` where a component is a link.
-pub fn open_no_links(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+/// `ELOOP` where a component is a link and may not be, `EXDEV` where one lies on another mount and may not.
+pub fn open_resolving(
+    dir: Option<BorrowedFd<'_>>,
+    path: &CStr,
+    flags: i32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     // SAFETY: open_how is plain old data; all zero is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_NO_SYMLINKS;
+    how.resolve = resolve;
+    let dir = dir.map_or(libc::AT_FDCWD, |dir| dir.as_raw_fd());
     // SAFETY: `path` is NUL-terminated and `how` is as long as said.
     owned(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        )
+        libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<libc::open_how>())
     })
 }
 

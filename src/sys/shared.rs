@@ -160,13 +160,17 @@ pub struct SharedPage {
     pub learned_generation: AtomicU64,
     /// Up to this number mounts are older than the gate, see [`super::mount`]; 0: not known.
     pub mounts_at_start: AtomicU64,
-    /// Up to this number the watcher has dealt with mounts.
-    pub mounts_seen: AtomicU64,
+    /// See [`crate::watch::MountWatch::exceptions`]; 0: no more.
+    pub mount_exceptions: [AtomicU64; MOUNT_EXCEPTIONS_MAX],
     /// Things that were put back.
     pub healed: AtomicU64,
     /// One per responder.
     pub slots: [Slot; RESPONDERS_MAX],
 }
+
+/// So many mounts are remembered that came before a policy covered their place, or were moved over it: a few. What came
+/// later and finds no room is new to the next worker.
+pub const MOUNT_EXCEPTIONS_MAX: usize = 64;
 
 /// One read of the watch's queue: some hundreds of records.
 pub const WATCH_BUFFER_BYTES: usize = 64 * 1024;

@@ -2,30 +2,26 @@
 //! mounts readable with `POLLPRI` whenever it has changed (proc(5), `/proc/<pid>/mountinfo`): on every kernel, at once,
 //! and with all that is mounted.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, OsStr};
+mod detach;
+mod list;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
-
-use crate::gate::mounts::{parse, unescape};
+use crate::heal;
 use crate::policy::snapshot::Snapshot;
-use crate::sys::path::FixedPath;
-use crate::sys::{inode, mount, names};
+use crate::sys::{mount, reach};
+pub use detach::Stays;
+use list::{List, Mount};
 
-/// A line of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    point: PathBuf,
-    options: Box<[u8]>,
-    /// Type and source.
-    what: Box<[u8]>,
-}
+/// So many on each other are followed down to what they show.
+const SAME_MAX: usize = 64;
+/// How often the list is read again at one look because something was mounted between its numbers and its lines.
+const READS: usize = 4;
 
 /// What has become of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +39,8 @@ pub enum Turn {
 pub struct Remount {
     /// Its number in the list.
     pub id: u64,
+    /// The number that is never given twice; 0: not known.
+    pub unique: u64,
     /// What has become of it.
     pub turn: Turn,
     /// Where it is, or was.
@@ -61,34 +59,24 @@ impl Remount {
     }
 }
 
-/// Why a mount was not taken away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Stays {
-    /// It was mounted somewhere before the gate came up, and has only been moved.
-    #[error("it is older than the gate")]
-    Older,
-    /// Something else is mounted over it, or it is gone.
-    #[error("it cannot be reached")]
-    Hidden,
-    /// The kernel refuses.
-    #[error("umount: {}", .0.desc())]
-    Refused(Errno),
-}
-
 /// The list of mounts of this namespace.
 pub struct MountWatch {
     file: File,
-    known: BTreeMap<u64, Mount>,
-    /// Of those that concern protected paths: the number that is never given twice.
-    unique: BTreeMap<u64, u64>,
+    known: List,
+    /// The numbers that are never given twice, by those that are.
+    unique: HashMap<u64, u64>,
     /// Those that were told of when they came: nothing is lost with them.
     covers: BTreeSet<u64>,
+    /// Those of them that show what they lie over, and hide nothing.
+    shows: BTreeSet<u64>,
     /// In the list when the gate came up; all that is told where numbers are given twice.
     first: BTreeSet<u64>,
+    /// Where the gate keeps its own things.
+    state_dir: PathBuf,
+    /// Where those stood that were found there at first, by the numbers that are never given twice.
+    homes: HashMap<u64, PathBuf>,
     /// Up to here mounts are older than the gate; 0: the kernel does not tell.
     at_start: u64,
-    /// Up to here they were dealt with.
-    seen: u64,
 }
 
 impl MountWatch {
@@ -96,40 +84,61 @@ impl MountWatch {
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new() -> io::Result<Self> {
-        let newest = mount::newest_id().unwrap_or_default();
+    pub fn new(state_dir: &Path) -> io::Result<Self> {
+        let newest = mount::list().ok().and_then(|_| mount::newest_id()).unwrap_or_default();
         let file = File::open("/proc/self/mountinfo")?;
-        let (known, unique, covers, first) = Default::default();
-        let mut watch = Self { file, known, unique, covers, first, at_start: newest, seen: newest };
+        let (known, unique, covers, shows, first, homes) = Default::default();
+        let state_dir = state_dir.to_owned();
+        let mut watch =
+            Self { file, state_dir, known, unique, covers, shows, first, homes, at_start: newest };
         watch.known = watch.read()?;
         watch.first = watch.known.keys().copied().collect();
+        watch.note_homes();
         Ok(watch)
     }
 
-    /// Goes on where another process has stopped: what was mounted since then is new.
+    /// Goes on where another process has stopped: what came after the start is new again, and what was there is not,
+    /// but for the exceptions that it left.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn resume(at_start: u64, seen: u64) -> io::Result<Self> {
-        let mut watch = Self::new()?;
-        let mut tops = Vec::new();
-        for (&id, mount) in &watch.known {
-            let unique = open(&mount.point).and_then(|fd| mount::unique_id(fd.as_fd()));
-            if unique > Some(seen) {
-                tops.push(mount.point.clone());
-            } else if unique > Some(at_start) {
-                watch.covers.insert(id);
-            }
+    pub fn resume(state_dir: &Path, at_start: u64, exceptions: &[u64]) -> io::Result<Self> {
+        let mut watch = Self::new(state_dir)?;
+        // A kernel that has told before, and does not now: everything is taken for older.
+        if watch.at_start == 0 {
+            return Ok(watch);
         }
-        // What lies under a new one cannot be asked.
-        watch.known.retain(|_, mount| !tops.iter().any(|top| mount.point.starts_with(top)));
-        (watch.at_start, watch.seen) = (at_start, seen);
+        watch.at_start = at_start;
+        watch.known.retain(|_, mount| {
+            mount.unique != 0 && (mount.unique <= at_start) != exceptions.contains(&mount.unique)
+        });
+        watch.note_homes();
         Ok(watch)
     }
 
-    /// For [`Self::resume`]: what was there at the start, and what was dealt with; 0 where the kernel does not tell.
-    pub const fn progress(&self) -> (u64, u64) {
-        (self.at_start, self.seen)
+    fn note_homes(&mut self) {
+        self.homes = self.known.values().map(|mount| (mount.unique, mount.point.clone())).collect();
+    }
+
+    /// Up to which number mounts are older than the gate; 0 where the kernel does not tell.
+    pub const fn at_start(&self) -> u64 {
+        self.at_start
+    }
+
+    /// For [`Self::resume`]: those that came later, to where no policy had to do with them then, and has now; those that
+    /// were there at the start and have come over something protected since.
+    pub fn exceptions(&self, snapshot: &Snapshot) -> impl Iterator<Item = u64> {
+        let is_exception = |(id, mount): &(&u64, &Mount)| {
+            mount.unique != 0
+                && (mount.unique <= self.at_start) == self.covers.contains(id)
+                && self.concerns(snapshot, &mount.point)
+        };
+        self.known.iter().filter(is_exception).map(|(_, mount)| mount.unique)
+    }
+
+    /// Where something hides what is protected.
+    pub fn covered(&self) -> impl Iterator<Item = &Path> {
+        self.known.iter().filter(|(id, _)| self.hides(**id)).map(|(_, mount)| mount.point.as_path())
     }
 
     /// For poll(2), `POLLPRI`.
@@ -137,73 +146,111 @@ impl MountWatch {
         self.file.as_fd()
     }
 
-    fn read(&mut self) -> io::Result<BTreeMap<u64, Mount>> {
-        let mut text = Vec::new();
-        self.file.rewind()?;
-        self.file.read_to_end(&mut text)?;
-        let mut point = FixedPath::default();
-        let lines = text.split(|&byte| byte == b'\n').filter_map(|line| Some((parse(line)?, rest(line))));
-        Ok(lines
-            .filter_map(|(line, (options, what))| {
-                let (options, what) = (options.into(), what.into());
-                unescape(line.point, &mut point).then(|| {
-                    let point = PathBuf::from(OsStr::from_bytes(point.as_bytes()));
-                    (line.id, Mount { point, options, what })
-                })
-            })
-            .collect())
+    /// Has the whole process keep out of what came over protected paths.
+    pub fn publish(&self) {
+        let passable =
+            self.known.iter().filter(|(id, _)| !self.hides(**id)).map(|(&id, mount)| {
+                (id, reach::Passable { unique: mount.unique, point: mount.point.clone() })
+            });
+        reach::Mounts::new(passable.collect(), self.covered().map(Path::to_owned).collect()).publish();
     }
 
-    /// What has happened to mounts with or over protected paths since the last look; the newest first, which may lie
-    /// over others.
+    fn hides(&self, id: u64) -> bool {
+        self.covers.contains(&id) && !self.shows.contains(&id)
+    }
+
+    fn read(&mut self) -> io::Result<List> {
+        let mut list = List::new();
+        for _ in 0..READS {
+            // Before the list: a number of it that is given again meanwhile shows at the next look.
+            self.note_unique();
+            let mut text = Vec::new();
+            self.file.rewind()?;
+            self.file.read_to_end(&mut text)?;
+            list = list::read(&text, &self.unique);
+            if self.unique.is_empty() || list.values().all(|mount| mount.unique != 0) {
+                break;
+            }
+        }
+        self.unique.retain(|id, _| list.contains_key(id));
+        Ok(list)
+    }
+
+    /// All of them each time: what is mounted now may have been made, and got its number, long ago.
+    fn note_unique(&mut self) {
+        let noted: HashSet<u64> = self.unique.values().copied().collect();
+        for unique in mount::list().unwrap_or_default() {
+            if !noted.contains(&unique)
+                && let Ok(status) = mount::status(unique)
+            {
+                self.unique.insert(status.id, unique);
+            }
+        }
+    }
+
+    /// What has happened to mounts with or over protected paths since the last look.
     pub fn look(&mut self, snapshot: &Snapshot) -> Vec<Remount> {
-        // Before the list: what comes after this number is in the next one.
-        let newest = mount::newest_id().unwrap_or_default();
         let Ok(now) = self.read() else { return Vec::new() };
         let before = std::mem::replace(&mut self.known, now);
-        let others = self.note_unique(snapshot);
-        let stands = |id: u64, point: &Path, list: &BTreeMap<u64, Mount>| {
-            !others.contains(&id) && list.get(&id).is_some_and(|mount| mount.point == point)
-        };
         let mut found = Vec::new();
         let mut add = |id: u64, turn, mount: &Mount| {
             let what = if turn == Turn::Altered { &mount.options } else { &mount.what };
             let what = String::from_utf8_lossy(what).into_owned();
-            found.push(Remount { id, turn, point: mount.point.clone(), what });
+            found.push(Remount { id, unique: mount.unique, turn, point: mount.point.clone(), what });
         };
-        for (&id, old) in &before {
-            let is_lost = !stands(id, &old.point, &self.known) && !self.covers.remove(&id);
-            if is_lost && concerns(snapshot, &old.point) {
-                add(id, Turn::Went, old);
+        for (id, old) in &before {
+            let stands = self.known.get(id).is_some_and(|mount| is_same(mount, old));
+            let is_lost = !stands && !self.covers.remove(id);
+            if is_lost && self.concerns(snapshot, &old.point) {
+                add(*id, Turn::Went, old);
             }
         }
         for (&id, mount) in self.known.iter().rev() {
-            if !stands(id, &mount.point, &before) {
-                if concerns(snapshot, &mount.point) {
-                    self.covers.insert(id);
+            match before.get(&id).filter(|old| is_same(mount, old)) {
+                None if self.concerns(snapshot, &mount.point) => {
+                    if mount.unique == 0 || self.homes.get(&mount.unique) != Some(&mount.point) {
+                        self.covers.insert(id);
+                    }
                     add(id, Turn::Came, mount);
                 }
-            } else if before[&id].options != mount.options && self.holds(snapshot, id, mount) {
-                add(id, Turn::Altered, mount);
+                Some(old) if old.options != mount.options && self.holds(snapshot, id, mount) => {
+                    add(id, Turn::Altered, mount);
+                }
+                _ => {}
             }
         }
-        self.seen = newest;
+        self.note_shows();
+        self.publish();
         found
     }
 
-    /// Takes down the numbers that are never given twice; those of the list that stand for another mount than before.
-    fn note_unique(&mut self, snapshot: &Snapshot) -> BTreeSet<u64> {
-        let mut others = BTreeSet::new();
-        self.unique.retain(|id, _| self.known.contains_key(id));
-        for (&id, mount) in self.known.iter().filter(|(_, mount)| concerns(snapshot, &mount.point)) {
-            let Some(unique) = reach(id, &mount.point).and_then(|fd| mount::unique_id(fd.as_fd())) else {
-                continue;
-            };
-            if self.unique.insert(id, unique).is_some_and(|before| before != unique) {
-                others.insert(id);
+    /// Whether protected paths lie below it or above it, or what the gate keeps.
+    fn concerns(&self, snapshot: &Snapshot, point: &Path) -> bool {
+        snapshot.rule_for(point.as_os_str().as_bytes()).is_some()
+            || snapshot.roots_below(point).next().is_some()
+            || self.state_dir.starts_with(point)
+            || point.starts_with(&self.state_dir)
+            || heal::is_store(point)
+    }
+
+    /// A directory that is mounted over itself is what it was, and still looked after.
+    fn note_shows(&mut self) {
+        let shows = |id: &u64| {
+            let mut at = *id;
+            // Thousands on each other are nobody's good intention.
+            for _ in 0..SAME_MAX {
+                let Some(mount) = self.known.get(&at) else { return false };
+                if !self.covers.contains(&at) {
+                    return true;
+                }
+                if !self.known.get(&mount.parent).is_some_and(|below| mount.shows_the_same_as(below)) {
+                    return false;
+                }
+                at = mount.parent;
             }
-        }
-        others
+            false
+        };
+        self.shows = self.covers.iter().copied().filter(shows).collect();
     }
 
     /// Whether protected paths lie on this mount, and not on one below it.
@@ -215,62 +262,10 @@ impl MountWatch {
         snapshot.rule_for(mount.point.as_os_str().as_bytes()).is_some()
             || snapshot.roots_below(&mount.point).any(|root| innermost(root.path) == Some(id))
     }
-
-    /// Unmounts what has come, lazily, with all that was mounted in it. By descriptor: a path may lead to another mount
-    /// by the time the kernel looks.
-    ///
-    /// # Errors
-    /// It stays.
-    pub fn detach(&mut self, mount: &Remount) -> Result<(), Stays> {
-        let fd = reach(mount.id, &mount.point).ok_or(Stays::Hidden)?;
-        let older = match mount::unique_id(fd.as_fd()) {
-            Some(unique) if self.at_start > 0 => unique <= self.at_start,
-            _ => self.first.contains(&mount.id),
-        };
-        if older {
-            return Err(Stays::Older);
-        }
-        let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-        umount2(path.as_str(), MntFlags::MNT_DETACH).map_err(Stays::Refused)?;
-        // The next one may get its number.
-        self.known.remove(&mount.id);
-        Ok(())
-    }
 }
 
-/// The root of what is mounted last on `point`.
-fn open(point: &Path) -> Option<impl AsFd + use<>> {
-    let path = CString::new(point.as_os_str().as_bytes()).ok()?;
-    names::open_no_links(&path, libc::O_PATH | libc::O_NOFOLLOW).ok()
-}
-
-/// The root of this mount, if nothing lies over it.
-fn reach(id: u64, point: &Path) -> Option<impl AsFd + use<>> {
-    open(point).filter(|fd| inode::of_fd(fd.as_fd()).is_ok_and(|inode| inode.mount == id))
-}
-
-/// The options of a line, the filesystem's own "ro" or "rw" with them, and its type and source.
-fn rest(line: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
-    let options = fields.get(5).copied().unwrap_or_default();
-    let after = fields.iter().position(|&field| field == b"-").unwrap_or(fields.len());
-    let of = |index: usize| fields.get(after + index).copied().unwrap_or_default();
-    let own = of(3).split(|&byte| byte == b',').next().unwrap_or_default();
-    ([options, own].join(&b' '), [of(1), of(2)].join(&b' '))
-}
-
-fn concerns(snapshot: &Snapshot, point: &Path) -> bool {
-    snapshot.rule_for(point.as_os_str().as_bytes()).is_some() || snapshot.roots_below(point).next().is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_type_and_source_of_a_line() {
-        let line = b"36 35 98:0 /a /mnt rw,noatime master:1 - ext4 /dev/x ro,errors=continue";
-        assert_eq!(rest(line), (b"rw,noatime ro".to_vec(), b"ext4 /dev/x".to_vec()));
-        assert_eq!(rest(b"36 35 98:0 / /mnt rw"), (b"rw ".to_vec(), b" ".to_vec()));
-    }
+/// Whether it is the same mount, at the same place. A number that was not known yet is none.
+fn is_same(mount: &Mount, before: &Mount) -> bool {
+    let known = mount.unique != 0 && before.unique != 0;
+    mount.point == before.point && !(known && mount.unique != before.unique)
 }

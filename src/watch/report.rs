@@ -13,8 +13,8 @@ use crate::heal::{Action, Did};
 use crate::policy::snapshot::Snapshot;
 use crate::subject::capture;
 use crate::subject::lineage::Lineage;
-use crate::sys::clock;
 use crate::sys::proc::{Proc, TaskCache};
+use crate::sys::{clock, reach};
 use crate::verdict::{Change, Verdict};
 
 /// The watcher may wait for the logger, nobody waits for the watcher: so often, and so long each time, before a
@@ -135,7 +135,7 @@ pub fn describe(record: &mut Record, action: &Action, event_ns: u64) {
     if !detail.is_empty() {
         record.detail = record.push_text(detail.as_bytes());
     }
-    if let Ok(metadata) = std::fs::symlink_metadata(&action.path) {
+    if let Ok(metadata) = reach::metadata(&action.path) {
         use std::os::unix::fs::MetadataExt;
         record.object =
             Object { dev: metadata.dev(), ino: metadata.ino(), kind: ObjectKind::from_mode(metadata.mode()) };

@@ -35,11 +35,14 @@ use crate::marks::{MarkTable, Marker, Report};
 use crate::options::{Mode, RunOptions};
 use crate::supervisor::Inheritance;
 use crate::sys::fanotify::Mask;
+use crate::sys::proc::Proc;
 use crate::sys::shared::{SharedPage, Stage};
 use crate::sys::{process, thread};
 use crate::watch::Account;
 use policies::PolicyError;
 
+/// How long the watcher may wait within its work, and not run at all: for a filesystem that does not answer.
+const STALL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the logger may take to write what is queued when the gate is stopped.
 const LOG_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a stopping gate goes on putting right what was reported before: the supervisor waits longer.
@@ -85,6 +88,7 @@ pub(crate) struct Worker {
     unmarked: Mutex<Vec<(PathBuf, String)>>,
     /// What the watcher keeps.
     account: Arc<Account>,
+    proc: Proc,
 }
 
 /// The body of a worker process; its exit code.
@@ -166,16 +170,18 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         marking: Mutex::default(),
         unmarked: Mutex::default(),
         account: Arc::default(),
+        proc: Proc::open().map_err(resource("/proc"))?,
     });
     if worker.options.mode == Mode::Enforce {
         threads::start_responders(&worker).map_err(resource("responders"))?;
         page.take_queue_over();
     }
+    let mounts = watcher::mounts(&worker).map_err(resource("the list of mounts"))?;
     let report = worker.mark(&snapshot, snapshot.generation);
     worker.note_unmarked(report);
     worker.shared.table.complete();
     leftovers::record(&worker.shared);
-    let watching = watcher::start(&worker, inheritance).map_err(resource("the watcher"))?;
+    let watching = watcher::start(&worker, inheritance, mounts).map_err(resource("the watcher"))?;
     if !restarted {
         holders::record(&worker.shared);
     }
@@ -230,6 +236,9 @@ impl Worker {
     fn look_at_watcher(&self) {
         if self.account.looking_for() > LOOK_PATIENCE {
             give_up("the watcher hangs at a subject that does not let itself be read");
+        }
+        if self.account.resting_for(&self.proc) > STALL_PATIENCE {
+            give_up("the watcher hangs at a file that does not let itself be looked at");
         }
     }
 

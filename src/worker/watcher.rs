@@ -1,6 +1,9 @@
 //! The watcher's thread: reads notifications, marks what appears in protected trees, and has changes judged. In
 //! observe mode it records them.
 
+mod mounts;
+
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
@@ -27,9 +30,10 @@ use crate::sys::fanotify::Group;
 use crate::sys::file::Identity;
 use crate::sys::path::FixedPath;
 use crate::sys::proc::Proc;
-use crate::sys::shared::SharedPage;
 use crate::sys::thread as system_thread;
-use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts};
+use crate::watch::{Incident, Journal, Keeper, MountWatch, Parts, Remount};
+use mounts::Looked;
+pub use mounts::mounts;
 
 /// Something was elsewhere before.
 const MOVED: u64 = libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
@@ -59,13 +63,17 @@ impl Watching {
 ///
 /// # Errors
 /// No thread.
-pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Watching>> {
-    if worker.shared.groups.watch.is_none() {
+pub fn start(
+    worker: &Arc<Worker>,
+    inheritance: &Inheritance,
+    mounts: Option<(MountWatch, Vec<Remount>)>,
+) -> io::Result<Option<Watching>> {
+    let Some((mounts, remounts)) = mounts else {
         tracing::warn!(
             "this kernel cannot report changes of names: new directories are covered after the next reload"
         );
         return Ok(None);
-    }
+    };
     let keeper = match worker.options.mode {
         Mode::Enforce => keeper(worker, inheritance)?,
         Mode::Observe => None,
@@ -77,7 +85,10 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         proc: Proc::open()?,
         places: Places::new()?,
         observer: observe::Observer::default(),
-        mounts: mounts(worker.page)?,
+        mounts,
+        remounts,
+        looked: Looked::default(),
+        unmarked: BTreeSet::new(),
         scratch: FixedPath::default(),
         when: Moment::default(),
         emptied_ns: 0,
@@ -91,14 +102,6 @@ pub fn start(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Opti
         watcher.run();
     })?;
     Ok(Some(Watching { thread, ending }))
-}
-
-/// Of the worker before this one, if there was one and the kernel tells what has come since.
-fn mounts(page: &SharedPage) -> io::Result<MountWatch> {
-    match page.mounts_at_start.load(Relaxed) {
-        0 => MountWatch::new(),
-        at_start => MountWatch::resume(at_start, page.mounts_seen.load(Relaxed)),
-    }
 }
 
 fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<Keeper>> {
@@ -132,6 +135,11 @@ struct Watcher {
     places: Places,
     observer: observe::Observer,
     mounts: MountWatch,
+    /// What was seen of them and not dealt with.
+    remounts: Vec<Remount>,
+    looked: Looked,
+    /// What no walk could mark, because something lies over it: that is made up for.
+    unmarked: BTreeSet<PathBuf>,
     keeper: Option<Keeper>,
     scratch: FixedPath,
     /// When that was reported which is being dealt with.
@@ -144,38 +152,34 @@ struct Watcher {
     ending: Arc<EventFd>,
 }
 
-/// What ppoll(2) said, beside notifications.
-struct Woken {
-    /// The mounts have changed.
-    remounted: bool,
-    /// The gate stops.
-    ending: bool,
-}
-
 impl Watcher {
     fn run(&mut self) {
         let shared = Arc::clone(&self.worker.shared);
         let Some(watch) = &shared.groups.watch else { return };
+        self.look_at_mounts();
         // What the worker before this one had read and not dealt with.
         self.spare_memory(true);
         self.work_off();
         self.spare_memory(false);
-        self.look_at_mounts();
         let mut timeout = Duration::ZERO;
         loop {
-            let Woken { remounted, ending } = self.wait(watch, timeout);
+            let is_ending = self.wait(watch, timeout);
+            let _at_work = self.worker.account.work(system_thread::gettid());
             if let Some(creates) = &shared.groups.creates {
                 shared.creations.drain(creates);
             }
+            // Before anything looks at a path that may be hidden by now.
+            self.look_at_mounts_if_due();
             while self.read(watch) {
                 self.work_off();
             }
             self.inherits = false;
-            if remounted || self.keeper.as_ref().is_some_and(Keeper::has_mounts_due) {
-                self.look_at_mounts();
-            }
+            self.mark_uncovered();
             timeout = self.keeper.as_mut().map_or(DRAIN, Keeper::idle);
-            if ending {
+            if self.looked.is_due {
+                timeout = timeout.min(self.looked.again.saturating_duration_since(Instant::now()));
+            }
+            if is_ending {
                 return;
             }
         }
@@ -187,17 +191,18 @@ impl Watcher {
         }
     }
 
-    /// Sleeps until something is reported.
-    fn wait(&self, watch: &Group, timeout: Duration) -> Woken {
+    /// Sleeps until something is reported; whether the gate stops.
+    fn wait(&mut self, watch: &Group, timeout: Duration) -> bool {
         let mut fds = [
-            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI),
+            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.ending.as_fd(), PollFlags::POLLIN),
         ];
         // EINTR and the like: everything else is looked at anyway.
         let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
-        let [_, mounts, ending] = fds.map(|fd| fd.any().unwrap_or_default());
-        Woken { remounted: mounts, ending }
+        let [mounts, _, ending] = fds.map(|fd| fd.any().unwrap_or_default());
+        self.looked.is_due |= mounts;
+        ending
     }
 
     /// Whether something was waiting.
@@ -233,6 +238,7 @@ impl Watcher {
         }
         let snapshot = Arc::clone(&shared.in_force.load().1.snapshot);
         while let Some(notification) = Notifications::new(page.watched.rest()).next() {
+            self.look_out_for_mounts();
             self.take(&snapshot, &notification);
             if let Some(keeper) = &mut self.keeper {
                 keeper.save();
@@ -368,17 +374,5 @@ impl Watcher {
         if !report.unmarked.is_empty() {
             self.worker.note_unmarked(report);
         }
-    }
-
-    fn look_at_mounts(&mut self) {
-        self.places.forget();
-        let snapshot = Arc::clone(&self.worker.shared.in_force.load().1.snapshot);
-        let found = self.mounts.look(&snapshot);
-        if let Some(keeper) = &mut self.keeper {
-            keeper.take_mounts(&mut self.mounts, found);
-        }
-        let (at_start, seen) = self.mounts.progress();
-        self.worker.page.mounts_at_start.store(at_start, Relaxed);
-        self.worker.page.mounts_seen.store(seen, Relaxed);
     }
 }

@@ -1,11 +1,13 @@
 //! Calls that few programs make.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use io_uring::{opcode, types};
 use libc::c_long;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::raw::{cstr, submit};
 
@@ -173,4 +175,29 @@ pub fn move_extent(file: &OwnedFd, donor: &OwnedFd) -> io::Result<()> {
 pub fn swap_boot(file: &OwnedFd) -> io::Result<()> {
     // SAFETY: no argument.
     done(unsafe { libc::ioctl(file.as_raw_fd(), EXT4_IOC_SWAP_BOOT) }.into())
+}
+
+/// A filesystem that never answers: whoever asks it for anything waits until this is dropped.
+pub struct DeadFuse {
+    device: Option<File>,
+    target: PathBuf,
+}
+
+impl DeadFuse {
+    /// Mounts one of this owner; `None` where the kernel has no FUSE.
+    pub fn mount(target: &Path, owner: u32) -> Option<Self> {
+        let device = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!("fd={},rootmode=40000,user_id={owner},group_id=0", device.as_raw_fd());
+        let flags = MsFlags::empty();
+        mount(Some("never"), target, Some("fuse"), flags, Some(options.as_str())).expect("a mount of FUSE");
+        Some(Self { device: Some(device), target: target.to_owned() })
+    }
+}
+
+impl Drop for DeadFuse {
+    fn drop(&mut self) {
+        // First the device: whoever waits is told that nobody answers any more.
+        self.device = None;
+        let _ = umount2(&self.target, MntFlags::MNT_DETACH);
+    }
 }

@@ -11,6 +11,7 @@ use crate::access::{Access, Mutation};
 use crate::audit::record::Kind;
 use crate::heal::{Action, Did, Failure};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
+use crate::sys::reach;
 use crate::verdict::{Change, Outcome, Reason, Verdict, decide};
 use crate::watch::incident::Incident;
 use crate::watch::report::{About, describe};
@@ -130,7 +131,7 @@ pub(super) fn name_of_change(incident: &Incident, change: Change) -> Change {
     if change != Change::Access(Access::Create) {
         return change;
     }
-    let Ok(found) = std::fs::symlink_metadata(&incident.path) else { return change };
+    let Ok(found) = reach::metadata(&incident.path) else { return change };
     let kind = found.file_type();
     if kind.is_symlink() {
         Change::Mutation(Mutation::Symlink)

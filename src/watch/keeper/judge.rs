@@ -12,6 +12,7 @@ use crate::access::Mutation;
 use crate::heal::{Action, Content, Duty, Hint, Known};
 use crate::policy::snapshot::{Rule, Snapshot, WriterMask};
 use crate::sys::file::Identity;
+use crate::sys::reach;
 use crate::verdict::{Change, Outcome, Verdict, decide, writers_that_matter};
 use crate::watch::duty::duty_at;
 use crate::watch::incident::Incident;
@@ -40,7 +41,7 @@ impl Keeper {
             if self.healer.inventory().get(root.path).is_some() {
                 continue;
             }
-            if root.path.is_dir() {
+            if reach::metadata(root.path).is_ok_and(|found| found.is_dir()) {
                 self.begin(root.path);
             } else {
                 let mask = libc::FAN_MOVED_TO;
@@ -217,12 +218,12 @@ impl Keeper {
 }
 
 fn is_named(path: &Path, object: Identity) -> bool {
-    let found = std::fs::symlink_metadata(path);
+    let found = reach::metadata(path);
     found.is_ok_and(|found| Identity { dev: found.dev(), ino: found.ino() } == object)
 }
 
 fn is_missing(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    reach::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Whether nothing of this directory is kept but that it leads to what is.

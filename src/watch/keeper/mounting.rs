@@ -1,46 +1,49 @@
 //! Mounts over protected paths: recorded, and taken away where the policy says so.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Keeper;
-use super::conclude::standing_verdict;
+use super::conclude::{governing, standing_verdict};
 use crate::access::Mutation;
 use crate::audit::record::Kind;
 use crate::heal::fight::{Fights, WINDOW};
 use crate::policy::model::Mounting;
 use crate::policy::snapshot::Snapshot;
-use crate::verdict::{Change, Outcome};
+use crate::verdict::{Change, Outcome, Reason, Verdict};
 use crate::watch::mounts::{MountWatch, Remount, Stays, Turn};
 use crate::watch::report::About;
 
-/// Of mounts that lie on each other only the last can be reached; how often the rest is tried again at one look.
-const ROUNDS: usize = 16;
-/// … and at how many looks: what lies over it may have come after the list was read.
-const LOOKS: usize = 16;
+/// How long mounts are taken away between two looks at the notifications: some hundred.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What is to be taken away.
 struct Wanted {
     mount: Remount,
     /// The protected path that it hides.
     path: PathBuf,
-    /// At so many looks it could not be reached.
-    hidden: usize,
+    /// That it stays is on record.
+    told: bool,
 }
 
-/// Mounts that are fought over.
+/// Mounts that are still to be taken away.
 #[derive(Default)]
 pub(super) struct Mountings {
     fights: Fights,
+    /// Those that could not be, or are fought over: until nothing stands there any more. Each change of the list may
+    /// have uncovered them.
     waiting: Vec<Wanted>,
+    /// Those for which there was no time.
+    rest: Vec<Wanted>,
 }
 
 impl Mountings {
     /// When one that waits is to be tried again.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.fights.next_due()
+        if self.rest.is_empty() { self.fights.next_due() } else { Some(Instant::now()) }
     }
 }
 
@@ -60,26 +63,39 @@ impl Keeper {
             let paths = mount.paths(&snapshot);
             let hidden = paths.iter().find(|path| mount.turn == Turn::Came && is_to_go(&snapshot, path));
             if let Some(path) = hidden {
-                wanted.push(Wanted { path: path.clone(), mount, hidden: 0 });
+                wanted.push(Wanted { path: path.clone(), mount, told: false });
             } else {
                 let path = paths.first().unwrap_or(&mount.point);
                 self.record_mount(path, &mount, &detail(&mount), None);
             }
         }
-        let Mountings { fights, waiting } = &mut self.mountings;
-        let wanted = wanted.into_iter();
-        let (later, wanted): (Vec<_>, _) =
-            wanted.partition(|one| fights.hold_off(&one.mount.point, now).is_some());
+        let Mountings { fights, waiting, rest } = &mut self.mountings;
+        let (later, mut wanted): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|one| fights.hold_off(&one.mount.point, now).is_some());
         waiting.extend(later);
-        self.detach(watch, wanted, now);
+        wanted.append(rest);
+        if !wanted.is_empty() {
+            self.detach(watch, wanted, now);
+        }
     }
 
     fn detach(&mut self, watch: &mut MountWatch, mut wanted: Vec<Wanted>, since: Instant) {
-        for round in 1..=ROUNDS {
-            for one in std::mem::take(&mut wanted) {
-                match watch.detach(&one.mount) {
-                    Ok(()) => self.detached(&one, since),
-                    Err(Stays::Hidden) if round < ROUNDS => wanted.push(one),
+        let mut plan = watch.plan();
+        wanted.sort_by_cached_key(|one| plan.rank(&one.mount));
+        let mut gone = HashSet::new();
+        // Not from before the plan, which may take as long: some go at each look.
+        let started = Instant::now();
+        for one in wanted {
+            if gone.contains(&one.mount.id) {
+                self.detached(&one, since);
+            } else if started.elapsed() > AT_ONCE {
+                self.mountings.rest.push(one);
+            } else {
+                match watch.detach(&mut plan, &one.mount) {
+                    Ok(ids) => {
+                        gone.extend(ids);
+                        self.detached(&one, since);
+                    }
                     Err(stays) => self.stays(one, stays),
                 }
             }
@@ -87,12 +103,12 @@ impl Keeper {
     }
 
     fn stays(&mut self, mut one: Wanted, why: Stays) {
-        if one.hidden == 0 {
+        if !one.told {
             let detail = format!("{}; not unmounted: {why}", detail(&one.mount));
             self.record_mount(&one.path, &one.mount, &detail, None);
+            one.told = true;
         }
-        one.hidden += 1;
-        if why == Stays::Hidden && one.hidden < LOOKS {
+        if !matches!(why, Stays::Older | Stays::Gone) {
             self.mountings.waiting.push(one);
         }
     }
@@ -110,7 +126,10 @@ impl Keeper {
     /// `healed`: since when.
     fn record_mount(&mut self, path: &Path, mount: &Remount, detail: &str, healed: Option<Instant>) {
         let snapshot = self.snapshot();
-        let verdict = standing_verdict(&snapshot, path);
+        let verdict = match governing(&snapshot, path) {
+            Some(_) => standing_verdict(&snapshot, path),
+            None => Verdict { outcome: Outcome::Deny, policy: None, reason: Reason::OwnState },
+        };
         let change = Change::Mutation(Mutation::Mount);
         let about = About { snapshot: &snapshot, verdict, change, path, tid: 0 };
         let Some(mut record) = self.reporter.open(&self.proc, self.trust.lineage(), about) else { return };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Keeper;
 use crate::classify;
 use crate::sys::proc::{Proc, ThreadTime};
+use crate::sys::reach;
 use crate::watch::incident::Incident;
 
 /// How often it is looked whether they have left it: a quarter of the time within which things are put right.
@@ -30,7 +31,7 @@ impl Opening {
     fn is_under_way(&self, proc: &Proc) -> bool {
         let waited = self.since.elapsed();
         let path = &self.incident.path;
-        if waited > LATEST || !std::fs::symlink_metadata(path).is_ok_and(|found| is_new_file(&found)) {
+        if waited > LATEST || !reach::metadata(path).is_ok_and(|found| is_new_file(&found)) {
             return false;
         }
         let Ok(line) = std::fs::read(format!("/proc/{}/syscall", self.incident.tid)) else { return false };

@@ -10,7 +10,7 @@ use crate::access::Access;
 use crate::heal::Expected;
 use crate::subject::lineage::Moment;
 use crate::subject::parse_mapping;
-use crate::sys::file;
+use crate::sys::{file, reach};
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
 
 impl Keeper {
@@ -32,7 +32,7 @@ impl Keeper {
         let change = Change::Access(Access::Write);
         let matter = writers_that_matter(&snapshot, rule, change);
         let expected = self.healer.inventory().get(path).filter(Expected::is_file);
-        let (Some(expected), Ok(found)) = (expected, std::fs::symlink_metadata(path)) else { return false };
+        let (Some(expected), Ok(found)) = (expected, reach::metadata(path)) else { return false };
         let is_written =
             (found.mtime(), found.mtime_nsec()) != (expected.mtime.sec, expected.mtime.nsec.into());
         if !is_written || found.ino() != expected.id.ino {
