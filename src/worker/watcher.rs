@@ -98,6 +98,8 @@ pub fn start(
     };
     let thread = std::thread::Builder::new().name("writegate-watch".to_owned()).spawn(move || {
         watcher.worker.page.add_own_thread(system_thread::gettid());
+        // What is to be put right should not wait for the end of somebody's turn.
+        let _ = system_thread::take_short_turns();
         let mut watcher = watcher;
         watcher.run();
     })?;
