@@ -39,10 +39,12 @@ const TRIES: usize = 3;
 /// … for the document, so that a 99th percentile means something.
 const TRIES_FOR_THE_DOCUMENT: usize = 200;
 /// … but not for longer than this with one way, once there are enough for a median: the patrol takes its time.
-const BUDGET: Duration = Duration::from_secs(10);
+const BUDGET: Duration = Duration::from_secs(4);
 const TRIES_ENOUGH: usize = 20;
 /// The gate has then dealt with what the last try left to do.
 const IDLE: Duration = Duration::from_millis(10);
+/// Who looks all the time holds the directories' locks all the time, and the healer cannot change an entry.
+const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// The patrol, which looks for what no event tells, takes 250 ms for some five hundred names.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
 /// What nobody has healed or recorded by then stays so: the patrol has been around.
@@ -161,6 +163,7 @@ fn attempt(gate: &Gate<'_>, way: &Way, place: &Place, expected: Enforcement) -> 
     let limit = if expected == Enforcement::Healed { HEALED_WITHIN } else { GIVEN_UP_AFTER };
     let mut seen = None;
     while seen.is_none() && done.elapsed() < limit {
+        std::thread::sleep(LOOK_EVERY);
         let right = before.is_right(place, way);
         seen = right.then(|| done.elapsed());
         // Content behind an unchanged length and time is put back unseen.
