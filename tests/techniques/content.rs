@@ -23,7 +23,10 @@ static HELD: Mutex<Vec<(usize, File)>> = Mutex::new(Vec::new());
 
 fn hold(place: &Place) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(place.file())?;
-    HELD.lock().unwrap().push((place.number, file));
+    let mut held = HELD.lock().unwrap();
+    // What a way before this one had no time for.
+    held.retain(|(number, _)| *number != place.number);
+    held.push((place.number, file));
     Ok(())
 }
 
