@@ -37,7 +37,7 @@ const ELSEWHERE: &[&str] = &[
 /// How often each way is tried.
 const TRIES: usize = 3;
 /// … for the document, so that a 99th percentile means something.
-const TRIES_FOR_THE_DOCUMENT: usize = 200;
+const TRIES_FOR_THE_DOCUMENT: usize = 100;
 /// … but not for longer than this with one way, once there are enough for a median: the patrol takes its time.
 const BUDGET: Duration = Duration::from_secs(4);
 const TRIES_ENOUGH: usize = 20;
