@@ -5,9 +5,7 @@ pub mod coverage;
 pub mod features;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -15,11 +13,10 @@ use serde::Serialize;
 use crate::cli::report::{Exit, Failure, Report, shown};
 use crate::control::client;
 use crate::control::protocol::{Command, StatusReply, Unmarked};
-use crate::gate::mounts::{parse, unescape};
 use crate::heal;
 use crate::policy::explain::Enforcement;
 use crate::preflight::preflight;
-use crate::sys::path::FixedPath;
+use crate::watch;
 use coverage::Row;
 use features::Features;
 
@@ -90,18 +87,8 @@ fn answer(features: &Features, unheld: Option<Vec<Unmarked>>) -> Answer {
 }
 
 fn abandoned() -> Vec<PathBuf> {
-    let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let mounts: Vec<_> = list.split(|&byte| byte == b'\n').filter_map(point_and_type).collect();
+    let mounts = watch::mounted();
     heal::abandoned(mounts.iter().map(|(point, kind)| (point.as_path(), kind.as_str())))
-}
-
-fn point_and_type(line: &[u8]) -> Option<(PathBuf, String)> {
-    let mut point = FixedPath::default();
-    let is_whole = unescape(parse(line)?.point, &mut point);
-    let kind = line.split(|&byte| byte == b' ').skip_while(|field| *field != b"-").nth(1)?;
-    is_whole.then(|| {
-        (PathBuf::from(OsStr::from_bytes(point.as_bytes())), String::from_utf8_lossy(kind).into_owned())
-    })
 }
 
 fn text_of_abandoned(abandoned: &[PathBuf]) -> String {

@@ -1,6 +1,7 @@
 //! One responder: read → classify → resolve → decide → respond → close → queue the record.
 
 mod recording;
+mod writers;
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::pending::Pending;
 use super::rollback::Rollback;
 use super::starting::Starting;
 use super::stream::Stream;
-use crate::access::{Access, Mutation};
+use crate::access::Access;
 use crate::audit::queue::AuditQueue;
 use crate::marks::{Groups, MarkTable};
 use crate::policy::snapshot::WriterMask;
@@ -23,7 +24,7 @@ use crate::subject::Verifier;
 use crate::sys::clock;
 use crate::sys::fanotify::{Answer, EVENTS_MAX, Group};
 use crate::sys::file::{self, Stat};
-use crate::sys::proc::{self, Proc, TaskCache};
+use crate::sys::proc::{Proc, TaskCache};
 use crate::sys::shared::{Creation, SharedPage};
 use crate::sys::slot::{Deliveries, Delivery, Request, Slot};
 use crate::trie::RuleId;
@@ -242,35 +243,6 @@ impl Responder {
             && !self.shared.starting.is(pending.tid())
     }
 
-    /// Verifies a writer that has started, whatever it opens: see [`Starting`].
-    fn verify_once_started(&mut self, pending: &Pending<'_>, look: &Look) {
-        let (tid, starting) = (pending.tid(), &self.shared.starting);
-        let InForce { snapshot, writers } = &*self.in_force.1;
-        if look.access == Access::Exec {
-            if file::stat_fd(pending.fd()).is_ok_and(|program| writers.is_program(program.id)) {
-                starting.begins(tid);
-                let at_ns = clock::monotonic_ns();
-                self.shared.notes.starts(tid, self.position_of_start(tid), at_ns);
-            }
-        } else if starting.is(tid) {
-            let at_ns = clock::monotonic_ns();
-            if let Some(trusted) = self.verifier.verify_started(snapshot, writers, &self.proc, tid, look.pc) {
-                starting.ends(tid);
-                if trusted != WriterMask::NONE {
-                    self.shared.notes.note(tid, trusted, at_ns);
-                }
-            }
-        }
-    }
-
-    /// Where in the stream of notifications the program that `tid` is about to execute begins. Another thread may go on
-    /// until then with what it did before.
-    fn position_of_start(&self, tid: i32) -> Option<u64> {
-        let watch = self.shared.groups.watch.as_ref()?;
-        let is_alone = proc::threads_of(&self.proc, tid).is_ok_and(|threads| threads == 1);
-        is_alone.then(|| self.shared.stream.end(watch)).flatten()
-    }
-
     /// The way of an event that is not simply a read for everybody.
     fn judge(&mut self, pending: Pending<'_>, look: Look) {
         // An object that cannot be looked at is not let through.
@@ -388,20 +360,5 @@ impl Responder {
             }
         });
         found && object::names(name, stat) && self.resolver.path.set(name.as_bytes())
-    }
-
-    /// A trusted writer has made this file. When it is to take another trusted executable's place, and its maker may
-    /// put something there, it is remembered.
-    fn note_successor(&mut self, pending: &Pending<'_>, stat: &Stat) {
-        let InForce { snapshot, writers } = &*self.in_force.1;
-        let Some(gate) = &self.shared.groups.gate else { return };
-        let Some(place) = writers.place_for(self.resolver.path.as_bytes()) else { return };
-        let Some(rule) = snapshot.rule_for(place) else { return };
-        let change = Change::Mutation(Mutation::Rename);
-        let matter = writers_that_matter(snapshot, rule, change);
-        let trusted = self.verifier.verify(snapshot, writers, &self.proc, pending.tid(), matter);
-        if decide(snapshot, rule, change, trusted).outcome != Outcome::Deny {
-            writers.remembered.successors.note(gate, pending.fd(), stat.id, place);
-        }
     }
 }

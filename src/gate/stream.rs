@@ -13,8 +13,9 @@ use crate::sys::shared::{Fill, WATCH_BUFFER_BYTES};
 
 /// Where the first notification that this worker reads is: what it inherits is before any moment of its own.
 const FIRST: u64 = WATCH_BUFFER_BYTES as u64;
-/// How often the watcher may read in between before it is given up.
-const TRIES: usize = 8;
+/// How often the watcher may read in between before it is given up: a fifth of a millisecond, within which it is done
+/// unless it has no CPU.
+const TRIES: usize = 256;
 
 /// Counts notifications. For one reader and many who ask.
 #[derive(Debug)]

@@ -18,27 +18,26 @@ fn copy_name(ino: u64) -> CString {
 }
 
 impl Vault {
-    /// Makes a copy in the store `index`, unless there is one; `fresh`: of the same content, and not just of the same
+    /// Makes a copy in the store with this number, unless there is one; `fresh`: of the same content, and not just of the same
     /// length and time. Gives back the sum of the content, where it was looked at.
     pub(super) fn copy(
         &mut self,
-        index: usize,
+        (index, directory): (usize, &Object),
         object: &Object,
         inode: &Inode,
         fresh: bool,
     ) -> Result<Option<[u8; 32]>, Failure> {
-        let directory = self.stores.open(index)?;
         let name = copy_name(inode.id.ino);
-        let kept = self.copy_of(inode.id, inode.size).filter(|_| copy_matches(&directory, &name, inode));
+        let kept = self.copy_of(inode.id, inode.size).filter(|_| copy_matches(directory, &name, inode));
         if kept.is_some() && !fresh {
             return Ok(None);
         }
-        let limit = self.limit(&directory, inode);
+        let limit = self.limit(directory, inode);
         if kept.is_none()
             && let Err(failure) = limit
             && self.unshared.contains(&index)
         {
-            self.drop_copy(&directory, inode.id);
+            self.drop_copy(directory, inode.id);
             return Err(failure);
         }
         let content = object.open(libc::O_RDONLY).map_err(Failure::of("open"))?;
@@ -49,7 +48,7 @@ impl Vault {
                 return Ok(sum);
             }
         }
-        self.drop_copy(&directory, inode.id);
+        self.drop_copy(directory, inode.id);
         let half = self.temporary.next();
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let new = names::open_at(directory.as_fd(), &half, flags, 0o600).map_err(Failure::of("open"))?;

@@ -227,7 +227,7 @@ impl Vault {
         held.link = linked.is_ok();
         // Without content there is nothing to copy, and `copy_of` knows it.
         if copy != Copy::None && inode.is_file() && inode.size > 0 {
-            let sum = self.copy(index, object, inode, copy == Copy::Fresh)?;
+            let sum = self.copy((index, &directory), object, inode, copy == Copy::Fresh)?;
             return linked.map(|()| sum);
         }
         linked.map(|()| None)

@@ -76,10 +76,7 @@ impl Connector {
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: sockaddr_nl is plain old data; all zero is valid.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        address.nl_groups = CN_IDX_PROC;
+        let address = address(CN_IDX_PROC);
         // SAFETY: `address` is a sockaddr_nl of the length given; the option is an int of the length given.
         let bound = unsafe {
             libc::setsockopt(
@@ -133,8 +130,7 @@ impl Connector {
     /// `ENOBUFS`: events were lost.
     pub fn next(&self) -> io::Result<Option<ProcessEvent>> {
         let mut buffer = [0u8; 256];
-        // SAFETY: sockaddr_nl is plain old data; all zero is valid.
-        let mut sender: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut sender = address(0);
         let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
         // SAFETY: `buffer` is valid and writable for its length, `sender` for `length`.
         let n = unsafe {
@@ -153,6 +149,15 @@ impl Connector {
         let is_kernel = length as usize == size_of::<libc::sockaddr_nl>() && sender.nl_pid == 0;
         Ok(parse(&buffer[..n as usize]).filter(|_| is_kernel))
     }
+}
+
+/// Of whoever listens to these groups, in netlink.
+fn address(groups: u32) -> libc::sockaddr_nl {
+    // SAFETY: sockaddr_nl is plain old data; all zero is valid.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = groups;
+    address
 }
 
 /// Takes a message apart; `None` for kinds that do not matter and for what is too short.
@@ -214,10 +219,7 @@ mod tests {
         let bytes = message(WHAT_FORK, &[1, 1, i32::MAX, 7]);
         assert_eq!(parse(&bytes), Some(forged));
         let sender = Connector::listen().expect("another");
-        // SAFETY: sockaddr_nl is plain old data; all zero is valid.
-        let mut group: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        group.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        group.nl_groups = CN_IDX_PROC;
+        let group = address(CN_IDX_PROC);
         // SAFETY: `bytes` and `group` are valid for the lengths given.
         let sent = unsafe {
             libc::sendto(

@@ -16,6 +16,6 @@ pub use duty::{duties, duty_at};
 pub use incident::Incident;
 pub use journal::Journal;
 pub use keeper::{Keeper, Parts};
-pub use mounts::{MountWatch, Remount};
+pub use mounts::{MountWatch, Remount, mounted};
 pub use report::Reporter;
 pub use trust::Trust;

@@ -16,6 +16,7 @@ use crate::heal;
 use crate::policy::snapshot::Snapshot;
 use crate::sys::{mount, reach};
 pub use detach::Stays;
+pub use list::mounted;
 use list::{List, Mount};
 
 /// So many on each other are followed down to what they show.

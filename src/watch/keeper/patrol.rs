@@ -51,13 +51,15 @@ impl Keeper {
             return;
         }
         for path in std::mem::take(&mut self.suspects) {
-            if !self.fluid.contains_key(&path) && self.is_mapped_by_a_writer(&path) {
-                self.fluid.insert(path.clone(), Instant::now());
+            if self.fluid.contains_key(&path) {
+                continue;
             }
-            if !self.fluid.contains_key(&path) {
-                let actions = self.healer.reconcile(&path, &Hint::default());
-                self.conclude(actions, None, None);
+            if self.is_mapped_by_a_writer(&path) {
+                self.fluid.insert(path, Instant::now());
+                continue;
             }
+            let actions = self.healer.reconcile(&path, &Hint::default());
+            self.conclude(actions, None, None);
         }
     }
 

@@ -55,6 +55,16 @@ pub(super) fn read(text: &[u8], unique: &HashMap<u64, u64>) -> List {
         .collect()
 }
 
+/// Where something is mounted now, and of which type.
+pub fn mounted() -> Vec<(PathBuf, String)> {
+    let list = read(&std::fs::read("/proc/self/mountinfo").unwrap_or_default(), &HashMap::new());
+    let mounts = list.into_values().map(|mount| {
+        let kind = mount.what.split(|&byte| byte == b' ').next().unwrap_or_default();
+        (mount.point, String::from_utf8_lossy(kind).into_owned())
+    });
+    mounts.collect()
+}
+
 /// The options of a line, the filesystem's own "ro" or "rw" with them, and its type and source.
 fn rest(line: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let fields: Vec<_> = line.split(|&byte| byte == b' ').collect();
