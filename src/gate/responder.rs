@@ -18,7 +18,6 @@ use super::stream::Stream;
 use crate::access::Access;
 use crate::audit::queue::AuditQueue;
 use crate::marks::{Groups, MarkTable};
-use crate::policy::snapshot::WriterMask;
 use crate::subject::Notes;
 use crate::subject::Verifier;
 use crate::sys::clock;
@@ -316,11 +315,11 @@ impl Responder {
         };
         let matter = writers_that_matter(snapshot, rule, change);
         let at_ns = clock::monotonic_ns();
-        let trusted = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
-        if trusted != WriterMask::NONE {
-            self.shared.notes.note(tid, trusted, at_ns);
+        let verified = self.verifier.verify(snapshot, &self.in_force.1.writers, &self.proc, tid, matter);
+        if verified.is_somebody() {
+            self.shared.notes.note(tid, verified, at_ns);
         }
-        let mut verdict = decide(snapshot, rule, change, trusted);
+        let mut verdict = decide(snapshot, rule, change, verified.writers);
         if unresolved && verdict.outcome != Outcome::Allow {
             verdict.reason = Reason::UnresolvedAlias;
         }

@@ -124,6 +124,11 @@ impl Expected {
         self.sum.as_deref().copied()
     }
 
+    /// Whether it is the same file, with another time of its content.
+    pub fn is_rewritten(&self, now: &Inode) -> bool {
+        self.id == now.id && self.mtime != now.mtime
+    }
+
     /// Whether nothing at all has happened to the object since.
     pub fn is_untouched(&self, now: &Inode) -> bool {
         self.id == now.id && self.ctime == now.ctime && self.mode == now.mode && self.flags == now.flags

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::action::{Action, Change, Duty, Hint};
 use super::copying::Copying;
 use super::fight::Fights;
+use super::fluid::Fluid;
 use super::inventory::Inventory;
 use super::learn::Listing;
 use super::quarantine::{Away, Quarantine};
@@ -25,6 +26,7 @@ pub struct Healer {
     pub(super) quarantine: Quarantine,
     pub(super) duties: Duties,
     pub(super) fights: Fights,
+    pub(super) fluid: Fluid,
     pub(super) temporary: Temporary,
     /// What is still to be looked at in this round.
     pub(super) queue: VecDeque<(PathBuf, Change)>,
@@ -78,6 +80,7 @@ impl Healer {
             quarantine,
             duties,
             fights: Fights::default(),
+            fluid: Fluid::default(),
             temporary: Temporary::default(),
             queue: VecDeque::new(),
             touched: BTreeMap::new(),

@@ -23,6 +23,8 @@ impl Healer {
         task: Task<'_>,
     ) -> Result<Option<Action>, Failure> {
         let Task { expected, duty, change, .. } = task;
+        let is_left = duty.content == Content::Fixed && self.fluid.leaves(path, change);
+        let duty = if is_left { Duty { content: Content::Free, ..duty } } else { duty };
         if inode.is_dir() && *change == Change::Unknown {
             self.queue_entries(path, object);
         }
@@ -32,7 +34,7 @@ impl Healer {
         }
         let mut action = Action::new(path.to_owned(), Did::Metadata);
         let mut work = Work { object, expected, duty, cleared: !inode.is_blocked(), did: false, what: None };
-        let content = self.mend_content(&mut work, inode, path, task, &mut action);
+        let content = self.mend_content(&mut work, inode, path, Task { duty, ..task }, &mut action);
         // Even where the content cannot be set back, the rest can.
         if let Err(failure) = content
             && failure.is(libc::ETXTBSY)
@@ -49,7 +51,7 @@ impl Healer {
         }
         let did = work.did;
         action.metadata = work.what;
-        self.note(object, path, expected, duty, content.is_ok())?;
+        self.note(object, path, expected, task.duty, content.is_ok() && !is_left)?;
         content?;
         Ok((did || action.did == Did::Content).then_some(action))
     }

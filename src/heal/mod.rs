@@ -14,6 +14,7 @@ mod copying;
 mod expected;
 mod failure;
 pub mod fight;
+mod fluid;
 mod fresh;
 mod healer;
 mod inventory;

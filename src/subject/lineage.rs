@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::notes::{Finding, NOTES_MAX, Note, Notes};
 use super::status::Status;
+use super::verifier::Verified;
 use crate::policy::snapshot::WriterMask;
 use crate::sys::clock;
 use crate::sys::connector::{Connector, ProcessEvent};
@@ -65,10 +66,14 @@ impl Known {
         }
     }
 
-    /// Whether it ran what it runs now, or ran last, when that was reported.
+    /// Whether it ran what it runs now, or ran last, when that was reported. Its program is seen to be another one
+    /// before the kernel tells of that, so that what it is about to execute counts as executed.
     fn ran_it(&self, when: Moment) -> bool {
-        let by_position = self.started.is_some_and(|started| when.position >= started);
-        self.executed_ns <= when.after_ns || by_position && self.starting_ns <= self.executed_ns
+        self.began_ns() <= when.after_ns || self.started.is_some_and(|started| when.position >= started)
+    }
+
+    fn began_ns(&self) -> u64 {
+        self.executed_ns.max(self.starting_ns)
     }
 }
 
@@ -128,7 +133,7 @@ impl Lineage {
         let mut taken = std::mem::take(&mut self.taken);
         for Note { tid, finding, at_ns } in taken.drain(..) {
             match finding {
-                Finding::Writers(writers) => self.verified(tid, writers, at_ns),
+                Finding::Verified(verified) => self.verified(tid, verified, at_ns),
                 Finding::Starts(position) => {
                     if let Some(known) = self.processes.get_mut(&self.process_of(tid)) {
                         (known.starting_ns, known.started) = (at_ns, position);
@@ -210,9 +215,15 @@ impl Lineage {
         self.processes.entry(tgid).or_insert(unknown).ended.get_or_insert_with(Instant::now);
     }
 
-    /// The process of the thread `tid` has been verified while it lived, by a look that began at `at_ns`.
-    pub fn verified(&mut self, tid: i32, writers: WriterMask, at_ns: u64) {
-        let tgid = self.process_of(tid);
+    /// The thread `tid` has been verified while it lived, by a look that began at `at_ns`.
+    pub fn verified(&mut self, tid: i32, verified: Verified, at_ns: u64) {
+        self.runs_as(self.process_of(verified.by), verified.writers, at_ns);
+        if tid != verified.by && self.descends(tid, verified.by) {
+            self.runs_as(self.process_of(tid), verified.writers, at_ns);
+        }
+    }
+
+    fn runs_as(&mut self, tgid: i32, writers: WriterMask, at_ns: u64) {
         let ended = self.connector.is_none().then(Instant::now);
         let known = self.processes.entry(tgid).or_insert(Known { ended, ..Known::child_of(0, 0) });
         // Of a program that it no longer runs this says nothing.
@@ -220,6 +231,20 @@ impl Lineage {
             known.verified.0 |= writers.0;
             known.verified_ns = at_ns;
         }
+    }
+
+    /// Whether the process of `tid` comes from what the process `above` runs now: a child from before it executed that
+    /// does not. Where no events tell, it counts as if it did.
+    fn descends(&self, tid: i32, above: i32) -> bool {
+        let mut pid = self.process_of(tid);
+        for _ in 0..CHAIN_MAX {
+            let Some(known) = self.processes.get(&pid) else { break };
+            if known.parent == above {
+                return self.processes.get(&above).is_some_and(|above| above.began_ns() <= known.forked_ns);
+            }
+            pid = known.parent;
+        }
+        self.connector.is_none()
     }
 
     /// The process of the dead thread `tid`, its parent, and so on up to the first that lives, as far as is known.
@@ -235,9 +260,12 @@ impl Lineage {
         chain
     }
 
-    /// Whether the process of `tid` ran what it runs now, or ran last, when that was reported. Where no events tell,
-    /// it counts as if it had.
-    pub fn ran_it(&self, tid: i32, when: Moment) -> bool {
+    /// Whether what was reported then of the thread `tid` is the work of what it has just been verified as. Where no
+    /// events tell, it counts as if it were.
+    pub fn is_work_of(&self, tid: i32, verified: Verified, when: Moment) -> bool {
+        if tid != verified.by {
+            return self.descends(tid, verified.by);
+        }
         let known = self.processes.get(&self.process_of(tid));
         // Whoever is unknown although events tell was forked when some were lost.
         known.map_or(self.connector.is_none(), |known| known.ran_it(when))
@@ -253,7 +281,7 @@ impl Lineage {
             let is_living = known.is_none_or(|known| known.ended.is_none());
             match (child, known) {
                 // What a process has executed since says nothing of the children from before; who made it does.
-                (Some(child), Some(known)) if known.executed_ns > child.forked_ns => {}
+                (Some(child), Some(known)) if known.began_ns() > child.forked_ns => {}
                 // An orphan's parent says nothing of who made it.
                 (Some(_), _) if is_living => return (trusted, Some(pid).filter(|&pid| pid > 1)),
                 (Some(_), Some(known)) => trusted.0 |= known.verified.0 & heirs.0,
@@ -268,117 +296,4 @@ impl Lineage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn without_events() -> Lineage {
-        Lineage {
-            connector: None,
-            processes: HashMap::new(),
-            threads: HashMap::new(),
-            taken: Vec::new(),
-            last_purge: Instant::now(),
-        }
-    }
-
-    #[test]
-    fn descendants_inherit_only_where_the_writer_lets_them() {
-        let mut lineage = without_events();
-        let (packages, accounts) = (WriterMask(1), WriterMask(2));
-        lineage.verified(100, WriterMask(3), 1);
-        let child = Known { ended: Some(Instant::now()), ..Known::child_of(100, 5) };
-        let now = Moment::now();
-        lineage.processes.insert(101, child);
-        lineage.processes.insert(102, Known { parent: 101, ..child });
-        lineage.threads.insert(1020, Thread { tgid: 102, ended: None });
-        assert_eq!(lineage.recall(100, packages, now), (WriterMask(packages.0 | accounts.0), None));
-        assert_eq!(lineage.recall(102, packages, now), (packages, None));
-        assert_eq!(lineage.recall(1020, packages, now), (packages, None));
-        assert_eq!(lineage.recall(999, packages, now), (WriterMask::NONE, None));
-        lineage.processes.insert(103, Known { parent: 7, ..child });
-        assert_eq!(lineage.recall(103, packages, now), (WriterMask::NONE, Some(7)));
-        lineage.processes.insert(104, Known { parent: 1, ..child });
-        assert_eq!(lineage.recall(104, packages, now), (WriterMask::NONE, None));
-        assert_eq!(lineage.forebears(1020), [102, 101, 100]);
-        assert_eq!((lineage.forebears(103), lineage.forebears(104)), (vec![103, 7], vec![104, 1]));
-        assert_eq!(lineage.forebears(999), [999]);
-    }
-
-    fn fork(parent: i32, tid: i32, tgid: i32, at_ns: u64) -> ProcessEvent {
-        ProcessEvent::Fork { parent, tid, tgid, at_ns }
-    }
-
-    #[test]
-    fn a_number_that_was_a_writers_thread_is_nobodys() {
-        let mut lineage = without_events();
-        let (writer, now) = (WriterMask(1), Moment::now());
-        lineage.take(fork(1, 100, 100, 1));
-        lineage.take(fork(1, 101, 100, 2));
-        lineage.verified(101, writer, 3);
-        assert_eq!(lineage.recall(101, writer, now), (writer, Some(1).filter(|&pid| pid > 1)));
-        lineage.take(ProcessEvent::Exit { tid: 101, tgid: 100 });
-        lineage.take(fork(7, 101, 101, 4));
-        assert_eq!(lineage.recall(101, writer, now), (WriterMask::NONE, Some(7)));
-    }
-
-    #[test]
-    fn what_was_done_before_the_writer_was_executed_is_not_its_work() {
-        let mut lineage = without_events();
-        let (writer, notes) = (WriterMask(1), Notes::default());
-        lineage.take(fork(7, 100, 100, 1));
-        let before = Moment { position: 10, after_ns: 5 };
-        let after = Moment { position: 11, after_ns: 5 };
-        notes.starts(100, Some(11), 20);
-        lineage.catch_up(&notes);
-        lineage.take(ProcessEvent::Exec { tgid: 100, at_ns: 30 });
-        lineage.verified(100, writer, 40);
-        assert!(!lineage.ran_it(100, before) && lineage.ran_it(100, after));
-        assert_eq!(lineage.recall(100, writer, before).0, WriterMask::NONE);
-        assert_eq!(lineage.recall(100, writer, after).0, writer);
-        // Nothing waited after it was executed.
-        assert!(lineage.ran_it(100, Moment { position: 10, after_ns: 30 }));
-        // Where it cannot be told, it is not.
-        notes.starts(100, None, 50);
-        lineage.catch_up(&notes);
-        lineage.take(ProcessEvent::Exec { tgid: 100, at_ns: 60 });
-        assert!(!lineage.ran_it(100, after));
-    }
-
-    #[test]
-    fn a_child_from_before_is_not_the_writers() {
-        let mut lineage = without_events();
-        let (writer, now) = (WriterMask(1), Moment::now());
-        lineage.take(fork(7, 100, 100, 1));
-        lineage.take(fork(100, 101, 101, 2));
-        lineage.take(ProcessEvent::Exec { tgid: 100, at_ns: 3 });
-        lineage.verified(100, writer, 4);
-        lineage.take(fork(100, 102, 102, 5));
-        lineage.take(ProcessEvent::Exit { tid: 101, tgid: 101 });
-        lineage.take(ProcessEvent::Exit { tid: 102, tgid: 102 });
-        assert_eq!(lineage.recall(101, writer, now), (WriterMask::NONE, Some(7)));
-        assert_eq!(lineage.recall(102, writer, now), (WriterMask::NONE, Some(100)));
-        // A maintainer script that becomes another program is dpkg's child as before, and so is what it had forked.
-        lineage.take(fork(100, 103, 103, 6));
-        lineage.take(fork(103, 104, 104, 7));
-        lineage.take(ProcessEvent::Exit { tid: 104, tgid: 104 });
-        lineage.take(ProcessEvent::Exec { tgid: 103, at_ns: 8 });
-        assert_eq!(lineage.recall(104, writer, now), (WriterMask::NONE, Some(100)));
-        lineage.take(ProcessEvent::Exit { tid: 100, tgid: 100 });
-        assert_eq!(lineage.recall(102, writer, now).0, writer);
-    }
-
-    #[test]
-    fn the_kernel_tells_of_a_child_that_is_gone() {
-        let mut lineage = Lineage::new(Connector::listen().ok());
-        if lineage.connector.is_none() {
-            eprintln!("SKIPPED: process events need CAP_NET_ADMIN and the initial namespaces");
-            return;
-        }
-        let me = std::process::id() as i32;
-        let mut child = std::process::Command::new("true").spawn().expect("true");
-        let pid = child.id() as i32;
-        child.wait().expect("its end");
-        lineage.catch_up(&Notes::default());
-        assert_eq!(lineage.recall(pid, WriterMask(1), Moment::now()), (WriterMask::NONE, Some(me)));
-    }
-}
+mod tests;

@@ -18,5 +18,5 @@ pub use fdinfo::access_of_fdinfo;
 pub use maps::{Mapping, parse as parse_mapping};
 pub use notes::Notes;
 pub use status::{Credentials, Status};
-pub use verifier::Verifier;
+pub use verifier::{Verified, Verifier};
 pub use writers::{Remembered, TrustedWriters, WriterProblem};

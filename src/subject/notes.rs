@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
-use crate::policy::snapshot::WriterMask;
+use super::verifier::Verified;
 
 /// Verifications that responders may note between two looks of the watcher; more than that are not remembered.
 pub(super) const NOTES_MAX: usize = 4096;
@@ -14,8 +14,8 @@ pub(super) const NOTES_MAX: usize = 4096;
 /// What a responder has found out about a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// It was verified as these.
-    Writers(WriterMask),
+    /// It was verified.
+    Verified(Verified),
     /// It is about to execute a writer's program. What is reported behind this position it did after that.
     Starts(Option<u64>),
 }
@@ -41,9 +41,9 @@ impl Default for Notes {
 }
 
 impl Notes {
-    /// The thread `tid` has been verified as these writers, by a look that began at `at_ns` of the monotonic clock.
-    pub fn note(&self, tid: i32, writers: WriterMask, at_ns: u64) {
-        self.push(Note { tid, finding: Finding::Writers(writers), at_ns });
+    /// The thread `tid` has been verified as this, by a look that began at `at_ns` of the monotonic clock.
+    pub fn note(&self, tid: i32, verified: Verified, at_ns: u64) {
+        self.push(Note { tid, finding: Finding::Verified(verified), at_ns });
     }
 
     /// The process of `tid` is about to execute a writer's program, and does nothing else meanwhile. `position`: where

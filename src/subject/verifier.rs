@@ -40,6 +40,22 @@ impl Default for Verifier {
     }
 }
 
+/// Which writers somebody is, and the process that runs their program: his own or one above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// None of them: nobody.
+    pub writers: WriterMask,
+    /// The process, or the thread that was asked about.
+    pub by: i32,
+}
+
+impl Verified {
+    /// Whether he is any of them.
+    pub fn is_somebody(&self) -> bool {
+        self.writers != WriterMask::NONE
+    }
+}
+
 /// What a subject is compared with.
 #[derive(Clone, Copy)]
 struct Trusted<'a> {
@@ -58,11 +74,11 @@ impl Verifier {
         proc: &Proc,
         tid: i32,
         wanted: WriterMask,
-    ) -> WriterMask {
+    ) -> Verified {
+        let mut found = Verified { writers: WriterMask::NONE, by: tid };
         if wanted == WriterMask::NONE {
-            return WriterMask::NONE;
+            return found;
         }
-        let mut found = WriterMask::NONE;
         self.climb(Trusted { snapshot, writers, wanted }, proc, tid, &mut found);
         found
     }
@@ -76,7 +92,7 @@ impl Verifier {
         proc: &Proc,
         tid: i32,
         pc: u64,
-    ) -> Option<WriterMask> {
+    ) -> Option<Verified> {
         let task = proc.task(tid).ok()?;
         if loader::is_loading(&task, pc, &mut self.code.buffer)? {
             return None;
@@ -85,7 +101,7 @@ impl Verifier {
     }
 
     /// Up the parent chain to the nearest writer; `None` where it broke or could not be read.
-    fn climb(&mut self, with: Trusted<'_>, proc: &Proc, tid: i32, found: &mut WriterMask) -> Option<()> {
+    fn climb(&mut self, with: Trusted<'_>, proc: &Proc, tid: i32, found: &mut Verified) -> Option<()> {
         let mut task = proc.task(tid).ok()?;
         let mut id = tid;
         for depth in 0..CHAIN_MAX {
@@ -94,8 +110,8 @@ impl Verifier {
                 return None;
             }
             let trusted = self.identify(with, &task, depth > 0);
-            if *found == WriterMask::NONE && trusted != WriterMask::NONE {
-                *found = trusted;
+            if !found.is_somebody() && trusted != WriterMask::NONE {
+                *found = Verified { writers: trusted, by: id };
                 // The writers above this one may be needed when it is gone, and with their libraries replaced: what
                 // they run is looked at once, as long as its names stand.
                 if !self.is_new_ancestry(id) {

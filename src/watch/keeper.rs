@@ -72,8 +72,6 @@ pub struct Keeper {
     is_whole: bool,
     /// Makers of new files that the gate has not answered yet.
     opening: VecDeque<opening::Opening>,
-    /// What trusted writers are writing, since when.
-    fluid: HashMap<PathBuf, Instant>,
     /// What could not be put right, why, and when that was told.
     failed: HashMap<PathBuf, (Failure, Instant)>,
     mountings: mounting::Mountings,
@@ -125,7 +123,6 @@ impl Keeper {
             fresh: HashSet::new(),
             is_whole: restarted,
             opening: VecDeque::new(),
-            fluid: HashMap::new(),
             failed: HashMap::new(),
             mountings: mounting::Mountings::default(),
             stores: Vec::new(),

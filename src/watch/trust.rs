@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::gate::InForce;
 use crate::policy::snapshot::{Snapshot, WriterMask};
-use crate::subject::Notes;
-use crate::subject::Verifier;
 use crate::subject::lineage::{Lineage, Moment};
+use crate::subject::{Notes, Verified, Verifier};
 use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 use crate::sys::{clock, file};
+
+/// How often a chain of parents that changes meanwhile is looked at anew.
+const LOOKS_MAX: usize = 64;
 
 /// The watcher's judgement of subjects.
 pub struct Trust {
@@ -52,35 +54,45 @@ impl Trust {
             return WriterMask::NONE;
         }
         let found = self.verify(in_force, proc, tid, wanted);
-        if found != WriterMask::NONE {
-            // Of what has just been looked at it is known by now since when it runs.
-            self.catch_up();
-            if self.lineage.ran_it(tid, when) {
-                return found;
+        if found.is_somebody() {
+            if self.lineage.is_work_of(tid, found, when) {
+                return found.writers;
             }
         } else if has_program(proc, tid) {
             // It has not ended while it was looked at.
-            return found;
+            return found.writers;
         }
         let heirs = with_descendants(&in_force.snapshot);
-        loop {
+        for _ in 0..LOOKS_MAX {
             let (known, forebear) = self.lineage.recall(tid, heirs, when);
             let known = WriterMask(known.0 & wanted.0);
             let Some(pid) = forebear else { return known };
             let found = self.verify(in_force, proc, pid, WriterMask(wanted.0 & heirs.0));
-            if found != WriterMask::NONE || has_program(proc, pid) {
-                return WriterMask(known.0 | found.0);
+            if !found.is_somebody() {
+                if has_program(proc, pid) {
+                    return known;
+                }
+                // It has ended since the kernel's events were taken in. Those before it count, and it as what it was.
+                self.lineage.ended(pid);
+                continue;
             }
-            // It has ended since the kernel's events were taken in. Those before it count, and it as what it was.
-            self.lineage.ended(pid);
+            if self.lineage.is_work_of(tid, found, when) {
+                return WriterMask(known.0 | found.writers.0);
+            }
+            if self.lineage.recall(tid, heirs, when).1 == Some(pid) {
+                return known;
+            }
         }
+        WriterMask::NONE
     }
 
-    fn verify(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> WriterMask {
+    fn verify(&mut self, in_force: &InForce, proc: &Proc, tid: i32, wanted: WriterMask) -> Verified {
         let InForce { snapshot, writers } = in_force;
         let at_ns = clock::monotonic_ns();
         let found = self.verifier.verify(snapshot, writers, proc, tid, wanted);
-        if found != WriterMask::NONE {
+        if found.is_somebody() {
+            // Since when it has run what has just been seen is known by now.
+            self.catch_up();
             self.lineage.verified(tid, found, at_ns);
         }
         found

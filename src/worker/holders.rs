@@ -123,7 +123,7 @@ impl Search<'_> {
         };
         let change = Change::Access(access);
         let matter = writers_that_matter(snapshot, rule, change);
-        let trusted = self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter);
+        let trusted = self.verifier.verify(snapshot, &self.in_force.writers, &self.proc, pid, matter).writers;
         let verdict = decide(snapshot, rule, change, trusted);
         if verdict.outcome == Outcome::Allow {
             return;

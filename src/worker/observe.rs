@@ -50,7 +50,8 @@ impl Observer {
                 continue;
             }
             let matter = writers_that_matter(snapshot, rule, change);
-            let trusted = self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter);
+            let trusted =
+                self.verifier.verify(snapshot, &in_force.writers, proc, notification.tid, matter).writers;
             let verdict = decide(snapshot, rule, change, trusted);
             if verdict.outcome == Outcome::Allow {
                 continue;

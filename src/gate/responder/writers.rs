@@ -5,7 +5,6 @@ use crate::access::{Access, Mutation};
 use crate::gate::in_force::InForce;
 use crate::gate::look::Look;
 use crate::gate::pending::Pending;
-use crate::policy::snapshot::WriterMask;
 use crate::sys::file::{self, Stat};
 use crate::sys::{clock, proc};
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
@@ -23,10 +22,11 @@ impl Responder {
             }
         } else if starting.is(tid) {
             let at_ns = clock::monotonic_ns();
-            if let Some(trusted) = self.verifier.verify_started(snapshot, writers, &self.proc, tid, look.pc) {
+            if let Some(verified) = self.verifier.verify_started(snapshot, writers, &self.proc, tid, look.pc)
+            {
                 starting.ends(tid);
-                if trusted != WriterMask::NONE {
-                    self.shared.notes.note(tid, trusted, at_ns);
+                if verified.is_somebody() {
+                    self.shared.notes.note(tid, verified, at_ns);
                 }
             }
         }
@@ -49,8 +49,8 @@ impl Responder {
         let Some(rule) = snapshot.rule_for(place) else { return };
         let change = Change::Mutation(Mutation::Rename);
         let matter = writers_that_matter(snapshot, rule, change);
-        let trusted = self.verifier.verify(snapshot, writers, &self.proc, pending.tid(), matter);
-        if decide(snapshot, rule, change, trusted).outcome != Outcome::Deny {
+        let verified = self.verifier.verify(snapshot, writers, &self.proc, pending.tid(), matter);
+        if decide(snapshot, rule, change, verified.writers).outcome != Outcome::Deny {
             writers.remembered.successors.note(gate, pending.fd(), stat.id, place);
         }
     }

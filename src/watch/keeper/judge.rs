@@ -104,11 +104,11 @@ impl Keeper {
         }
         if incident.only_written() {
             if duty.content == Content::Fixed {
-                self.fluid.insert(path.clone(), Instant::now());
+                self.healer.leave(path.clone());
             }
             return;
         }
-        self.fluid.remove(path);
+        self.healer.leave_no_more(path);
         // It is gone again already. What is expected stays until it is known who took it away.
         if incident.appeared() && !incident.went() && is_missing(path) {
             return;

@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use super::Keeper;
 use crate::heal::Hint;
 
-/// A file that a trusted writer holds open is not judged by its content for so long.
-const FLUID: Duration = Duration::from_secs(60);
 /// Trusted writers' changes without notification (chattr) are not patrolled away so soon after they were at work.
 const AFTER_TRUSTED: Duration = Duration::from_secs(2);
 /// How long one look of the patrol takes: 0.4 % of a CPU, for some hundred names.
@@ -37,7 +35,7 @@ impl Keeper {
     /// meanwhile, is put right.
     fn patrol(&mut self) {
         self.patrolled_at = Instant::now();
-        self.fluid.retain(|_, since| since.elapsed() < FLUID);
+        self.healer.forget_fluid();
         let (touched, last) = self.healer.patrol(&self.patrolled, PATROL);
         self.patrolled = last.unwrap_or_default();
         self.suspects.extend(touched);
@@ -51,13 +49,7 @@ impl Keeper {
             return;
         }
         for path in std::mem::take(&mut self.suspects) {
-            if self.fluid.contains_key(&path) {
-                continue;
-            }
-            if self.is_mapped_by_a_writer(&path) {
-                self.fluid.insert(path, Instant::now());
-                continue;
-            }
+            self.leave_to_writers(&path);
             let actions = self.healer.reconcile(&path, &Hint::default());
             self.conclude(actions, None, None);
         }

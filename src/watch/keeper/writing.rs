@@ -1,16 +1,14 @@
 //! Trusted writers that are at work: no event tells of what is written through a mapping until that is gone.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Keeper;
 use super::conclude::governing;
 use crate::access::Access;
-use crate::heal::Expected;
 use crate::subject::lineage::Moment;
 use crate::subject::parse_mapping;
-use crate::sys::{file, reach};
+use crate::sys::file;
 use crate::verdict::{Change, Outcome, decide, writers_that_matter};
 
 impl Keeper {
@@ -25,19 +23,21 @@ impl Keeper {
         })
     }
 
-    /// Whether the content of `path` has changed, and somebody who may write there has it mapped for that.
-    pub(super) fn is_mapped_by_a_writer(&mut self, path: &Path) -> bool {
+    /// Before `path` is put right: what stands in files there that somebody who may has mapped for writing is left.
+    pub(super) fn leave_to_writers(&mut self, path: &Path) {
+        for file in self.healer.written_at(path) {
+            if self.is_mapped_by_a_writer(&file) {
+                self.healer.leave(file);
+            }
+        }
+    }
+
+    fn is_mapped_by_a_writer(&mut self, path: &Path) -> bool {
         let snapshot = self.snapshot();
         let Some(rule) = governing(&snapshot, path) else { return false };
         let change = Change::Access(Access::Write);
         let matter = writers_that_matter(&snapshot, rule, change);
-        let expected = self.healer.inventory().get(path).filter(Expected::is_file);
-        let (Some(expected), Ok(found)) = (expected, reach::metadata(path)) else { return false };
-        let is_written =
-            (found.mtime(), found.mtime_nsec()) != (expected.mtime.sec, expected.mtime.nsec.into());
-        if !is_written || found.ino() != expected.id.ino {
-            return false;
-        }
+        let Some(expected) = self.healer.inventory().get(path) else { return false };
         let in_force = Arc::clone(&self.in_force.1);
         // Trust first: only of a trusted process are the mappings read, others could have us wait.
         processes().into_iter().flatten().any(|pid| {
