@@ -297,6 +297,57 @@ fn a_worker_that_gets_no_cpu_is_not_replaced() {
     });
 }
 
+/// The kernel lets everybody go who waits for a gate that is gone, whichever of its processes goes last.
+#[test]
+fn nobody_waits_for_a_gate_that_was_killed() {
+    const AT_ONCE: usize = 8;
+    in_lab(60, |lab| {
+        let path = lab.file("tree/data", CONTENT);
+        for worker_goes_last in [false, true, false, true] {
+            let gate = lab.protect_tree();
+            let (supervisor, worker) = (gate.supervisor(), gate.worker());
+            gate.signal(supervisor, Signal::SIGSTOP);
+            gate.signal(worker, Signal::SIGSTOP);
+            gate.until(|| (is_stopped(worker) && is_stopped(supervisor)).then_some(()));
+            let (first, last) = if worker_goes_last { (supervisor, worker) } else { (worker, supervisor) };
+            std::thread::scope(|scope| {
+                let open =
+                    || scope.spawn(|| raw::openat(&path, O_RDONLY).expect("the kernel lets it through"));
+                let openers: Vec<_> = std::iter::repeat_with(open).take(AT_ONCE).collect();
+                std::thread::sleep(Duration::from_millis(100));
+                let are_waiting = openers.iter().all(|opener| !opener.is_finished());
+                for pid in [first, last] {
+                    gate.signal(pid, Signal::SIGKILL);
+                    // All that it had open is closed before it is a zombie.
+                    gate.until(|| is_gone(pid).then_some(()));
+                }
+                let until = Instant::now() + Duration::from_secs(5);
+                while !openers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                    assert!(Instant::now() < until, "somebody waits for ever");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                assert!(are_waiting);
+            });
+        }
+    });
+}
+
+/// The states of the threads of a process, `T` for stopped.
+fn states(pid: i32) -> Vec<char> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+}
+
+fn is_stopped(pid: i32) -> bool {
+    states(pid).iter().all(|&state| state == 'T')
+}
+
+/// Whether the process has ended with all its threads, be it reaped or not.
+fn is_gone(pid: i32) -> bool {
+    matches!(states(pid)[..], [] | ['Z'])
+}
+
 #[test]
 fn without_its_supervisor_the_worker_goes_on() {
     in_lab(60, |lab| {

@@ -34,6 +34,11 @@ pub struct Wanted {
 }
 
 /// One group per purpose, because each is read by another party at another pace.
+///
+/// The gate's is opened last wherever they are opened. An opener that waits for it holds marks of the others
+/// (`fsnotify_prepare_user_wait`), and the kernel waits for these before it gives up a group (`fsnotify_destroy_group`). A
+/// process that is killed gives up first what it has opened last (`task_work_run`): the other way round both would wait
+/// for ever (seen on 6.18).
 #[derive(Debug)]
 pub struct Groups {
     /// Permission events; `None` in observe mode, which must not be able to block anybody.
@@ -50,11 +55,8 @@ impl Groups {
     /// # Errors
     /// Without the permission group there is no gate; the notification groups may be missing.
     pub fn enforcing() -> io::Result<Self> {
-        Ok(Self {
-            gate: Some(Group::permission()?),
-            creates: Group::notification().ok(),
-            watch: Group::notification().ok(),
-        })
+        let (creates, watch) = (Group::notification().ok(), Group::notification().ok());
+        Ok(Self { gate: Some(Group::permission()?), creates, watch })
     }
 
     /// The groups of a gate that only looks.
@@ -71,7 +73,8 @@ impl Groups {
     /// `EMFILE`.
     pub fn try_clone(&self) -> io::Result<Self> {
         let clone = |group: &Option<Group>| group.as_ref().map(Group::try_clone).transpose();
-        Ok(Self { gate: clone(&self.gate)?, creates: clone(&self.creates)?, watch: clone(&self.watch)? })
+        let (creates, watch) = (clone(&self.creates)?, clone(&self.watch)?);
+        Ok(Self { gate: clone(&self.gate)?, creates, watch })
     }
 
     /// Marks an open directory for everything this gate wants to know of its entries.
