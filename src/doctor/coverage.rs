@@ -171,7 +171,11 @@ const TABLE: &[Entry] = &[
     healed("change times: utimes", SET_BACK),
     healed(
         "change inode flags: chattr",
-        "+i, +a and +d; the patrol finds them, because no event tells of them",
+        "+i and +a; the kernel tells who uses the capability for it (Linux 6.14, tracefs), else the patrol finds it",
+    ),
+    healed(
+        "change inode flags: chattr +d",
+        "the patrol finds it, because no event tells; nothing but a backup looks at that flag",
     ),
     none(
         "change other inode flags: chattr +S, +A, +D, +c and the like",

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::scratch::Scratch;
+use crate::sys::checks::Checks;
 use crate::sys::connector::Connector;
 use crate::sys::fanotify::Group;
 use crate::sys::features as kernel;
@@ -84,6 +85,11 @@ impl Features {
             "process_events",
             "tells who a short-lived process was: without, what it changed is nobody's and put back",
             told(Connector::listen().map(drop)),
+        );
+        add(
+            "capability_checks",
+            "tells who uses chattr +i and +a: without, the patrol finds what was changed",
+            told(Checks::listen().map(drop)),
         );
         add(
             "mount_list",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::action::{Action, Change, Did, Hint};
 use super::healer::{Healer, Round};
 use super::object::{Object, c_name};
-use crate::sys::inode;
+use crate::sys::inode::{self, FLAGS_BLOCKING};
 
 impl Healer {
     /// Looks at every expected name and at every entry of every expected directory, and puts right what is not. An
@@ -81,6 +81,13 @@ impl Healer {
             }
         }
         (touched, None)
+    }
+
+    /// Whether what is expected at `path` is there with other flags that forbid changes.
+    pub fn has_other_flags(&self, path: &Path) -> bool {
+        let Some(expected) = self.inventory.get(path) else { return false };
+        let now = Object::at_path(path).and_then(|object| object.inode());
+        now.is_ok_and(|now| now.id == expected.id && (now.flags ^ expected.flags) & FLAGS_BLOCKING != 0)
     }
 
     fn scan_one(&mut self, path: PathBuf, change: Change, round: &mut Round<'_>) {

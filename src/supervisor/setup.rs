@@ -20,6 +20,7 @@ use crate::cli::report::{Exit, Failure};
 use crate::marks::Groups;
 use crate::options::{Mode, RunOptions};
 use crate::preflight::PreflightError;
+use crate::sys::checks::Checks;
 use crate::sys::connector::Connector;
 use crate::sys::process;
 use crate::sys::shared::SharedPage;
@@ -40,6 +41,8 @@ pub struct Inheritance {
     pub inventories: [OwnedFd; 2],
     /// Who forks whom, where the kernel tells: what happens while there is no worker waits for the next one.
     pub connector: Option<Connector>,
+    /// Who sets flags, where the kernel tells.
+    pub checks: Option<Checks>,
 }
 
 /// Why the gate does not start.
@@ -96,6 +99,10 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     let _ = process::stay_in_memory();
     // A lease probe can be broken by a writer that comes in between; the default action of SIGIO is death.
     process::ignore_signal(libc::SIGIO);
+    let is_healing = options.mode == Mode::Enforce;
+    // Before the groups: a process that is killed gives up last what it closes first (task_work_run), and openers do not
+    // wait for these.
+    let checks = if is_healing { Checks::listen().ok() } else { None };
     let groups = match options.mode {
         Mode::Enforce => Groups::enforcing(),
         Mode::Observe => Groups::observing(),
@@ -105,7 +112,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
     note_start(page);
     let control = listen(&options.control)?;
     let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(resource("a memory file"));
-    let connector = if options.mode == Mode::Enforce { Connector::listen().ok() } else { None };
+    let connector = if is_healing { Connector::listen().ok() } else { None };
     let bundles = [memory(c"writegate-policies")?, memory(c"writegate-policies")?];
     let inventories = [memory(c"writegate-inventory")?, memory(c"writegate-inventory")?];
     Ok(Prepared {
@@ -113,7 +120,7 @@ pub(super) fn prepare(options: RunOptions) -> Result<Prepared, SetupError> {
         notifier: Notifier::from_environment(),
         safe_mode: SafeMode::new(page).map_err(resource("/proc"))?,
         watchdog: Watchdog::new().map_err(resource("/proc"))?,
-        inheritance: Inheritance { options, page, groups, control, bundles, inventories, connector },
+        inheritance: Inheritance { options, page, groups, control, bundles, inventories, connector, checks },
     })
 }
 

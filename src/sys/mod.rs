@@ -4,6 +4,7 @@
 
 pub mod atomic_bytes;
 pub mod attack;
+pub mod checks;
 pub mod child;
 pub mod clock;
 pub mod connector;

@@ -1,6 +1,7 @@
 //! Keeps the protected trees as they should be: judges what happened, and has it put right or accepted.
 
 mod conclude;
+mod flags;
 mod judge;
 mod learning;
 mod mounting;
@@ -24,6 +25,7 @@ use crate::gate::{InForce, Shared};
 use crate::heal::{Bounds, Failure, Healer, Inventory, Limits, Quarantine, Vault};
 use crate::policy::snapshot::Snapshot;
 use crate::subject::Notes;
+use crate::sys::checks::Checks;
 use crate::sys::connector::Connector;
 use crate::sys::proc::Proc;
 
@@ -49,6 +51,8 @@ pub struct Parts {
     pub notes: Arc<Notes>,
     /// Who forks whom, where the kernel tells.
     pub connector: Option<Connector>,
+    /// Who sets flags, where the kernel tells.
+    pub checks: Option<Checks>,
     /// For `status`.
     pub account: Arc<Account>,
 }
@@ -72,6 +76,8 @@ pub struct Keeper {
     is_whole: bool,
     /// Makers of new files that the gate has not answered yet.
     opening: VecDeque<opening::Opening>,
+    /// Who has set flags.
+    flagging: flags::Flagging,
     /// What could not be put right, why, and when that was told.
     failed: HashMap<PathBuf, (Failure, Instant)>,
     mountings: mounting::Mountings,
@@ -96,7 +102,7 @@ impl Keeper {
     /// # Errors
     /// The quarantine's directory cannot be made: nothing can be put back without a place for what stood there.
     pub fn new(parts: Parts, proc: Proc) -> Result<Self, Failure> {
-        let Parts { shared, mut journal, state_dir, notes, connector, account } = parts;
+        let Parts { shared, mut journal, state_dir, notes, connector, checks, account } = parts;
         let in_force = shared.in_force.load();
         let snapshot = &in_force.1.snapshot;
         let kept = journal.load();
@@ -123,6 +129,7 @@ impl Keeper {
             fresh: HashSet::new(),
             is_whole: restarted,
             opening: VecDeque::new(),
+            flagging: flags::Flagging::new(checks),
             failed: HashMap::new(),
             mountings: mounting::Mountings::default(),
             stores: Vec::new(),
@@ -191,6 +198,7 @@ impl Keeper {
         self.catch_up();
         self.trust.forget_the_dead();
         self.settle_opened();
+        self.settle_flags();
         self.settle_suspects();
         let due = self.healer.due();
         self.conclude(due, None, None);
@@ -228,7 +236,8 @@ impl Keeper {
             return Duration::ZERO;
         }
         let next = if self.opening.is_empty() { LOOK_EVERY } else { opening::LOOK_EVERY };
-        let due = [self.healer.next_due(), self.mountings.next_due(), self.next_settling()];
+        let due =
+            [self.healer.next_due(), self.mountings.next_due(), self.next_settling(), self.next_flags()];
         let due = due.into_iter().flatten().min();
         due.map_or(next, |at| at.saturating_duration_since(Instant::now()).min(next))
     }

@@ -111,8 +111,13 @@ fn keeper(worker: &Arc<Worker>, inheritance: &Inheritance) -> io::Result<Option<
     if connector.is_none() {
         tracing::info!("no process events: changes by processes that end at once count as unknown");
     }
+    let checks = inheritance.checks.as_ref().and_then(|checks| checks.inherited().ok());
+    if checks.is_none() {
+        tracing::info!("the kernel does not tell who uses chattr: the patrol finds what was changed");
+    }
     let parts = Parts {
         connector,
+        checks,
         shared: Arc::clone(&worker.shared),
         journal: Journal::new(worker.page, &inheritance.inventories)?,
         state_dir: worker.options.state_dir.clone(),
@@ -195,14 +200,16 @@ impl Watcher {
 
     /// Sleeps until something is reported; whether the gate stops.
     fn wait(&mut self, watch: &Group, timeout: Duration) -> bool {
+        let flags = self.keeper.as_ref().and_then(Keeper::told_of_flags);
         let mut fds = [
             PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI),
-            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.ending.as_fd(), PollFlags::POLLIN),
+            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
+            PollFd::new(flags.unwrap_or(watch.as_fd()), PollFlags::POLLIN),
         ];
         // EINTR and the like: everything else is looked at anyway.
         let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
-        let [mounts, _, ending] = fds.map(|fd| fd.any().unwrap_or_default());
+        let [mounts, ending, ..] = fds.map(|fd| fd.any().unwrap_or_default());
         self.looked.is_due |= mounts;
         ending
     }

@@ -1,6 +1,7 @@
 /* A program that does one thing to a file and prints the errno of it, 0 when it worked.
  *
  *   write PATH | create PATH | read PATH | truncate PATH | unlink PATH | mkdir PATH | rmdir PATH
+ *   chattr PATH                   sets +a
  *   map PATH                      writes through a mapping, for some seconds; EIO when that does not stay
  *   replace SOURCE TARGET         as package managers do: TARGET.dpkg-new is made and renamed
  *   run PROGRAM ARGUMENTS...      as a child, waited for
@@ -12,8 +13,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
@@ -65,6 +68,16 @@ static int map(const char *path)
 			return EIO;
 	}
 	return 0;
+}
+
+static int append_only(const char *path)
+{
+	int fd = open(path, O_RDONLY), flags = FS_APPEND_FL, error;
+	if (fd < 0)
+		return errno;
+	error = ioctl(fd, FS_IOC_SETFLAGS, &flags) ? errno : 0;
+	close(fd);
+	return error;
 }
 
 static void start(char **command)
@@ -122,6 +135,8 @@ static int steps(char **step)
 			error = mkdir(step[1], 0755) ? errno : 0;
 		else if (!strcmp(step[0], "rmdir"))
 			error = rmdir(step[1]) ? errno : 0;
+		else if (!strcmp(step[0], "chattr"))
+			error = append_only(step[1]);
 		else if (!strcmp(step[0], "replace") && step[1])
 			error = replace(step[1], step[2]), length = 3;
 		else

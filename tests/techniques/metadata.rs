@@ -48,6 +48,7 @@ const CHOWN: &str = "change owner or group: chown";
 const XATTR: &str = "change extended attributes, ACLs, file capabilities: setxattr";
 const UTIMES: &str = "change times: utimes";
 const CHATTR: &str = "change inode flags: chattr";
+const CHATTR_NODUMP: &str = "change inode flags: chattr +d";
 const CHATTR_UNSEEN: &str = "change other inode flags: chattr +S, +A, +D, +c and the like";
 
 /// `FS_SYNC_FL` of linux/fs.h.
@@ -98,10 +99,10 @@ pub const WAYS: &[Way] = &[
     way(CHATTR, "+i", |p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
     way(CHATTR, "+a of a directory", |p| flags(&p.at("dir"), inode::FLAG_APPEND)),
     way(CHATTR, "-i", |p| flags(&p.file(), 0)).prepare(|p| flags(&p.file(), inode::FLAG_IMMUTABLE)),
-    way(CHATTR, "+d", |p| flags(&p.file(), inode::FLAG_NODUMP)),
-    way(CHATTR, "+d of a directory", |p| flags(&p.at("dir"), inode::FLAG_NODUMP)),
     way(CHATTR, "+i without an open: file_setattr", |p| rare::make_immutable(&p.file()))
         .possible(rare::has_file_setattr),
+    way(CHATTR_NODUMP, "+d", |p| flags(&p.file(), inode::FLAG_NODUMP)),
+    way(CHATTR_NODUMP, "+d of a directory", |p| flags(&p.at("dir"), inode::FLAG_NODUMP)),
     way(CHATTR_UNSEEN, "+S", |p| rare::add_flags(&p.file(), SYNCHRONOUS)),
     way(CHATTR_UNSEEN, "+A of a directory", |p| rare::add_flags(&p.at("dir"), NO_ACCESS_TIME)),
     way(CHATTR, "+i of the directory of a file that is deleted", |p| {
