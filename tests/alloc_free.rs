@@ -19,7 +19,7 @@ use support::{Lab, in_lab, raw, refused};
 use writegate::audit::context::Context;
 use writegate::audit::logger::{Format, Logger, LoggerConfig};
 use writegate::audit::queue::audit_queue;
-use writegate::gate::{Creations, InForce, InForceCell, Responder, Shared, Starting, Stream};
+use writegate::gate::{Creations, InForce, InForceCell, Opened, Responder, Shared, Starting, Stream};
 use writegate::marks::{Groups, MarkTable, Marker};
 use writegate::policy::choice;
 use writegate::policy::kubearmor::Labels;
@@ -64,6 +64,7 @@ fn shared(lab: &Lab) -> Arc<Shared> {
         notes: Arc::default(),
         starting: Starting::default(),
         stream: Stream::default(),
+        opened: Opened::default(),
     });
     let marker = Marker { groups: &shared.groups, table: &shared.table, snapshot: &snapshot, walk: 1 };
     assert!(marker.mark_all().unmarked.is_empty());

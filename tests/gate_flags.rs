@@ -119,3 +119,22 @@ fn whoever_sets_flags_all_the_time_keeps_nobody_from_healing() {
         });
     });
 }
+
+/// As chattr -R does: more than can be remembered, and closed again at once.
+#[test]
+fn flags_of_a_whole_tree_are_cleared() {
+    in_lab(60, |lab| {
+        if !is_told("flags_of_a_whole_tree_are_cleared") {
+            return;
+        }
+        let files: Vec<_> = (0..300).map(|number| lab.file(&format!("tree/{number}"), "file")).collect();
+        let gate = lab.protect_tree();
+        for file in &files {
+            inode::set_flags(fs::File::open(file).unwrap().as_fd(), inode::FLAG_APPEND).unwrap();
+        }
+        let started = Instant::now();
+        gate.until(|| files.iter().all(|file| flags(file) & inode::FLAG_APPEND == 0).then_some(()));
+        eprintln!("all cleared after {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+}

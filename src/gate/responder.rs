@@ -10,6 +10,7 @@ use super::creation::Creations;
 use super::in_force::{InForce, InForceCell};
 use super::look::{Glance, Look, Looker};
 use super::object::{self, Found, Resolver};
+use super::opened::Opened;
 use super::patience::Patience;
 use super::pending::Pending;
 use super::rollback::Rollback;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub starting: Starting,
     /// What the watch has been told.
     pub stream: Stream,
+    /// What was opened lately.
+    pub opened: Opened,
 }
 
 /// The state of one responder thread.
@@ -167,6 +170,7 @@ impl Responder {
             };
             self.verify_once_started(&pending, &look);
             if look.only_reads() && self.in_force.1.snapshot.everybody_reads {
+                self.note_open(&pending);
                 pending.answer(Answer::Allow);
             } else {
                 self.judge(pending, look);
@@ -227,7 +231,10 @@ impl Responder {
             }
         };
         match glance {
-            Glance::Seen(look) if self.passes(pending, &look) => Standing::Passes,
+            Glance::Seen(look) if self.passes(pending, &look) => {
+                self.note_open(pending);
+                Standing::Passes
+            }
             Glance::Seen(look) => Standing::Seen(look),
             Glance::Restless => Standing::Restless,
             Glance::Unclear => Standing::Unclear,
@@ -240,6 +247,17 @@ impl Responder {
             && look.access != Access::Exec
             && self.in_force.1.snapshot.everybody_reads
             && !self.shared.starting.is(pending.tid())
+    }
+
+    /// A descriptor is all that chattr needs.
+    fn note_open(&self, pending: &Pending<'_>) {
+        let opened = &self.shared.opened;
+        if pending.request() == Request::Open
+            && opened.has_room(pending.read_ns())
+            && let Ok(stat) = file::stat_fd(pending.fd())
+        {
+            opened.note(pending.tid(), stat.id);
+        }
     }
 
     /// The way of an event that is not simply a read for everybody.
@@ -276,6 +294,7 @@ impl Responder {
             if created && verdict.reason == Reason::TrustedWriter {
                 self.note_successor(&pending, &stat);
             }
+            self.note_open(&pending);
             return pending.answer(Answer::Allow);
         }
         let answer = if verdict.outcome == Outcome::Deny { Answer::Deny } else { Answer::Allow };

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::audit::context::Context;
 use crate::audit::logger::{Logger, LoggerConfig, LoggerError, LoggerHandle};
 use crate::audit::queue::audit_queue;
-use crate::gate::{Creations, InForceCell, Shared, Starting, Stream};
+use crate::gate::{Creations, InForceCell, Opened, Shared, Starting, Stream};
 use crate::marks::{MarkTable, Marker, Report};
 use crate::options::{Mode, RunOptions};
 use crate::supervisor::Inheritance;
@@ -160,6 +160,7 @@ fn start(inheritance: &Inheritance) -> Result<Started, WorkerError> {
         notes: Arc::default(),
         starting: Starting::default(),
         stream: Stream::default(),
+        opened: Opened::default(),
     });
     let worker = Arc::new(Worker {
         options,
