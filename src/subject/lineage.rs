@@ -2,7 +2,8 @@
 //!
 //! A maintainer script's `rm` may have ended before the notification of what it did is read. Two things are known
 //! by then: which processes the gate (or the watch) has verified while they lived, and, from the kernel's process
-//! events, who forked whom. A dead process is what its verified ancestors make it, and without any it is unknown.
+//! events, who forked whom. A dead process is what its verified ancestors make it, and without any it is unknown. And
+//! of one that lives it tells whether what it runs now, or what its parent runs, was already run when it did that.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -67,9 +68,11 @@ impl Known {
     }
 
     /// Whether it ran what it runs now, or ran last, when that was reported. Its program is seen to be another one
-    /// before the kernel tells of that, so that what it is about to execute counts as executed.
-    fn ran_it(&self, when: Moment) -> bool {
-        self.began_ns() <= when.after_ns || self.started.is_some_and(|started| when.position >= started)
+    /// before the kernel tells of that, so that what it is about to execute counts as executed. `lost_ns`: then the
+    /// kernel told last not of all.
+    fn ran_it(&self, when: Moment, lost_ns: u64) -> bool {
+        self.began_ns().max(lost_ns) <= when.after_ns
+            || self.started.is_some_and(|started| when.position >= started)
     }
 
     fn began_ns(&self) -> u64 {
@@ -90,6 +93,8 @@ pub struct Lineage {
     processes: HashMap<i32, Known>,
     threads: HashMap<i32, Thread>,
     taken: Vec<Note>,
+    /// When events were lost last, by the monotonic clock.
+    lost_ns: u64,
     last_purge: Instant,
 }
 
@@ -101,6 +106,7 @@ impl Lineage {
             processes: HashMap::new(),
             threads: HashMap::new(),
             taken: Vec::with_capacity(NOTES_MAX),
+            lost_ns: 0,
             last_purge: Instant::now(),
         };
         lineage.take_census();
@@ -165,12 +171,11 @@ impl Lineage {
         while let Some(connector) = &self.connector {
             match connector.next() {
                 Ok(event) => event.into_iter().for_each(|event| self.take(event)),
-                // Events were lost: who was forked, and who runs another program now, is unknown.
+                // Events were lost: who was forked, and who runs another program now, is unknown. Who is about to execute a
+                // writer's is told by the responders, so that children from before that stay known.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    let now = clock::monotonic_ns();
-                    self.processes.values_mut().for_each(|known| {
-                        (known.verified, known.executed_ns) = (WriterMask::NONE, now);
-                    });
+                    self.lost_ns = clock::monotonic_ns();
+                    self.processes.values_mut().for_each(|known| known.verified = WriterMask::NONE);
                 }
                 Err(_) => return,
             }
@@ -268,7 +273,7 @@ impl Lineage {
         }
         let known = self.processes.get(&self.process_of(tid));
         // Whoever is unknown although events tell was forked when some were lost.
-        known.map_or(self.connector.is_none(), |known| known.ran_it(when))
+        known.map_or(self.connector.is_none(), |known| known.ran_it(when, self.lost_ns))
     }
 
     /// What the thread `tid` was, which is dead or runs another program now, and the nearest of its forebears that
@@ -285,7 +290,7 @@ impl Lineage {
                 // An orphan's parent says nothing of who made it.
                 (Some(_), _) if is_living => return (trusted, Some(pid).filter(|&pid| pid > 1)),
                 (Some(_), Some(known)) => trusted.0 |= known.verified.0 & heirs.0,
-                (None, Some(known)) if known.ran_it(when) => trusted.0 |= known.verified.0,
+                (None, Some(known)) if known.ran_it(when, self.lost_ns) => trusted.0 |= known.verified.0,
                 _ => {}
             }
             let Some(known) = known.filter(|known| known.parent > 0) else { break };

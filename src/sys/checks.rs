@@ -17,6 +17,9 @@ const TRACEPOINT: &str = "events/capability/cap_capable/id";
 /// `CAP_LINUX_IMMUTABLE` is 9. Whoever does not have it changes nothing.
 const FILTER: &std::ffi::CStr = c"cap == 9 && ret == 0";
 
+/// Numbers and ranges of numbers, in order.
+const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
+
 // linux/perf_event.h, which the libc crate does not have.
 const TYPE_TRACEPOINT: u32 = 2;
 const SAMPLE_TID: u64 = 1 << 1;
@@ -76,9 +79,10 @@ impl Checks {
         let id = ids.into_iter().reduce(io::Result::or).ok_or(io::ErrorKind::NotFound)??;
         let id = id.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
         let mut rings = Vec::new();
-        // SAFETY: sysconf takes a number and touches no memory of ours.
-        let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
-        for cpu in 0..cpus as i32 {
+        let possible = fs::read_to_string(POSSIBLE_CPUS)?;
+        let last = possible.trim().rsplit([',', '-']).next().and_then(|last| last.parse().ok());
+        let last: i32 = last.ok_or(io::ErrorKind::InvalidData)?;
+        for cpu in 0..=last {
             match Ring::open(id, cpu) {
                 Ok(ring) => rings.push(ring),
                 // It is offline.
@@ -122,6 +126,8 @@ impl AsFd for Checks {
 }
 
 /// What one CPU tells.
+/// A child process does not inherit the pages (`VM_DONTCOPY`): it must not drop what it has inherited, only
+/// [`Checks::inherited`] it.
 struct Ring {
     event: Arc<OwnedFd>,
     /// One of counters, one of records.

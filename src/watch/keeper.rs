@@ -36,6 +36,8 @@ const NAMES_BEFORE_READY: usize = 2000;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Notes of the quarantine that get their record's number between two looks at the notifications: a millisecond.
 const FILED_AT_ONCE: usize = 16;
+/// How often a flood of notifications is interrupted for what is due.
+const MEANWHILE_EVERY: Duration = Duration::from_millis(20);
 /// How often the vault is put right when somebody goes on removing from it.
 const REHOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -92,6 +94,8 @@ pub struct Keeper {
     suspects: BTreeSet<PathBuf>,
     patrolled_at: Instant,
     looked: Instant,
+    /// When there was time for anything but notifications.
+    rested: Instant,
     /// When the batch in work was read.
     read: Instant,
 }
@@ -142,6 +146,7 @@ impl Keeper {
             suspects: BTreeSet::new(),
             patrolled_at: Instant::now(),
             looked: Instant::now(),
+            rested: Instant::now(),
             read: Instant::now(),
         };
         if restarted {
@@ -191,10 +196,22 @@ impl Keeper {
         self.scan_due = true;
     }
 
+    /// Between two batches of notifications: what cannot wait for the end of a flood.
+    pub fn meanwhile(&mut self) {
+        if self.rested.elapsed() < MEANWHILE_EVERY {
+            return;
+        }
+        self.rested = Instant::now();
+        self.settle_flags();
+        let due = self.healer.due();
+        self.conclude(due, None, None);
+    }
+
     /// Work for when nothing is reported; how long until there is more.
     pub fn idle(&mut self) -> Duration {
         // With its memory: one directory may have had a hundred thousand names.
         self.fresh = HashSet::new();
+        self.rested = Instant::now();
         self.catch_up();
         self.trust.forget_the_dead();
         self.settle_opened();

@@ -179,6 +179,9 @@ impl Watcher {
             self.look_at_mounts_if_due();
             while self.read(watch) {
                 self.work_off();
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.meanwhile();
+                }
             }
             self.inherits = false;
             self.mark_uncovered();

@@ -6,6 +6,7 @@ fn without_events() -> Lineage {
         processes: HashMap::new(),
         threads: HashMap::new(),
         taken: Vec::new(),
+        lost_ns: 0,
         last_purge: Instant::now(),
     }
 }

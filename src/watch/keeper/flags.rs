@@ -1,23 +1,30 @@
 //! `chattr +i` and `+a`: no event tells of them, but the kernel tells who has asked for the capability they need. What he
 //! changed is among what he has open, or is looked for.
 
-use std::cmp::Reverse;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
+use std::fs::Metadata;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Keeper;
 use crate::subject::lineage::Moment;
 use crate::sys::checks::{Check, Checks};
 use crate::sys::path::FixedPath;
+use crate::sys::proc::Proc;
+use crate::sys::{clock, reach};
 use crate::watch::incident::Incident;
 
-/// How many of his descriptors are looked at: chattr(1) has four.
+/// Which of his descriptors are looked at: chattr(1) has four.
 const DESCRIPTORS_MAX: usize = 64;
 /// How much of what they had open is looked at first.
 const LIKELY_MAX: usize = 256;
+/// Of how many threads at once it is asked what they have open.
+const THREADS_MAX: usize = 32;
+/// Change times have the grain of a tick on older kernels.
+const TICK: Duration = Duration::from_millis(10);
 /// When everything is looked at after the kernel's word: the flag is set some microseconds after that, unless whoever
 /// sets it loses his CPU.
 const LOOKS: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(10)];
@@ -130,20 +137,13 @@ impl Keeper {
             return;
         }
         let started = Instant::now();
-        let all = self.new_checks();
-        let checks = last_of_each(&all);
-        for &check in &checks {
-            let mut likely = open_files(check.tid);
-            likely.extend(self.lately_opened(check.tid));
-            likely.retain(|path| self.healer.inventory().contains(path));
-            let mut found = likely.clone();
-            found.retain(|path| self.healer.has_other_flags(path));
+        let checks = self.new_checks();
+        for check in first_of_each(&checks) {
+            let likely = self.likely_flagged(check.tid);
+            let is_found = self.right_flags(&likely, check);
             // Of several files he may have closed the first.
-            if found.is_empty() || checks.len() < all.len() {
+            if !is_found || checks.len() > 1 {
                 self.flagging.search_for(check, likely);
-            }
-            for path in found {
-                self.judge_flags(path, check);
             }
         }
         if !checks.is_empty() {
@@ -152,57 +152,92 @@ impl Keeper {
         self.search_flags();
     }
 
-    /// By their paths here.
-    fn lately_opened(&self, tid: i32) -> Vec<PathBuf> {
-        let mut scratch = FixedPath::default();
-        let path = |id| {
-            let is_marked = self.shared.table.file(id, &mut scratch);
-            is_marked.then(|| PathBuf::from(OsStr::from_bytes(scratch.as_bytes())))
-        };
-        self.shared.opened.by(tid).filter_map(path).collect()
-    }
-
     fn new_checks(&mut self) -> Vec<Check> {
         let mut checks = self.flagging.checks.as_mut().map(Checks::take).unwrap_or_default();
         checks.retain(|check| !self.shared.page.is_own_thread(check.tid));
         checks
     }
 
-    fn search_flags(&mut self) {
-        let started = Instant::now();
-        let due = self.flagging.search.as_ref().filter(|search| search.next <= started);
-        let Some(Search { check, likely, at, .. }) = due else { return };
-        let (check, is_other) = (*check, |path: &PathBuf| self.healer.has_other_flags(path));
-        let mut found: Vec<_> = likely.iter().filter(|path| is_other(path)).cloned().collect();
-        let mut last = None;
-        if found.is_empty() {
-            (found, last) = self.healer.patrol(at, SLICE);
-            found.retain(is_other);
-        }
-        self.flagging.searched(last, !found.is_empty(), started.elapsed());
-        for path in found {
-            self.judge_flags(path, check);
-        }
+    /// What the thread has open or was seen to open, by the paths here.
+    fn likely_flagged(&self, tid: i32) -> Vec<PathBuf> {
+        let mut likely = {
+            let _look = self.account.look();
+            open_files(&self.proc, tid)
+        };
+        let mut scratch = FixedPath::default();
+        let path = |id| {
+            let is_marked = self.shared.table.file(id, &mut scratch);
+            is_marked.then(|| PathBuf::from(OsStr::from_bytes(scratch.as_bytes())))
+        };
+        likely.extend(self.shared.opened.by(tid).filter_map(path));
+        likely.retain(|path| self.healer.inventory().contains(path));
+        likely
     }
 
-    fn judge_flags(&mut self, path: PathBuf, check: Check) {
-        // What he ran then, whatever he runs now.
-        let when = Moment { position: 0, after_ns: check.at_ns };
-        self.take(Incident { mask: libc::FAN_ATTRIB, tid: check.tid, when, path, now: None, target: None });
+    fn search_flags(&mut self) {
+        let started = Instant::now();
+        let due = self.flagging.search.as_mut().filter(|search| search.next <= started);
+        let Some(search) = due else { return };
+        let (check, mut found) = (search.check, std::mem::take(&mut search.likely));
+        let (touched, last) = self.healer.patrol(&search.at, SLICE);
+        found.extend(touched);
+        let is_found = self.right_flags(&found, check);
+        self.flagging.searched(last, is_found, started.elapsed());
+    }
+
+    /// Puts right which of these have other flags; whether any had, and has not any more.
+    fn right_flags(&mut self, paths: &[PathBuf], check: Check) -> bool {
+        let mut is_any_right = false;
+        for path in paths {
+            if !self.healer.has_other_flags(path) {
+                continue;
+            }
+            // Whatever was changed before he set flags is somebody else's work.
+            let is_his = reach::metadata(path).is_ok_and(|found| is_since(&found, check.at_ns));
+            let tid = if is_his { check.tid } else { 0 };
+            // What he ran then, whatever he runs now.
+            let (when, path) = (Moment { position: 0, after_ns: check.at_ns }, path.clone());
+            self.take(Incident {
+                mask: libc::FAN_ATTRIB,
+                tid,
+                when,
+                path: path.clone(),
+                now: None,
+                target: None,
+            });
+            is_any_right |= !self.healer.has_other_flags(&path);
+        }
+        is_any_right
     }
 }
 
-/// The last check of each thread is of what it may still have open.
-fn last_of_each(checks: &[Check]) -> Vec<Check> {
-    let mut last = checks.to_vec();
-    last.sort_by_key(|check| (check.tid, Reverse(check.at_ns)));
-    last.dedup_by_key(|check| check.tid);
-    last
+/// Whether the file was changed last after `at_ns` of the monotonic clock.
+fn is_since(found: &Metadata, at_ns: u64) -> bool {
+    let ago = Duration::from_nanos(clock::monotonic_ns().saturating_sub(at_ns)) + TICK;
+    let since = SystemTime::now().checked_sub(ago).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let changed = Duration::new(found.ctime().max(0) as u64, found.ctime_nsec() as u32);
+    since.is_some_and(|since| changed >= since)
+}
+
+/// One check of each thread, the first: what it ran later had no part in it. Of too many, nobody's.
+fn first_of_each(checks: &[Check]) -> Vec<Check> {
+    let mut first = checks.to_vec();
+    first.sort_by_key(|check| (check.tid, check.at_ns));
+    first.dedup_by_key(|check| check.tid);
+    if first.len() > THREADS_MAX {
+        first = vec![Check { tid: 0, ..first[0] }];
+    }
+    first
 }
 
 /// What the thread has open, by the names of that.
-fn open_files(tid: i32) -> Vec<PathBuf> {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{tid}/fd")) else { return Vec::new() };
-    let links = descriptors.flatten().take(DESCRIPTORS_MAX);
-    links.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+fn open_files(proc: &Proc, tid: i32) -> Vec<PathBuf> {
+    let Ok(task) = proc.task(tid) else { return Vec::new() };
+    let mut target = vec![0; libc::PATH_MAX as usize];
+    let descriptors = (0..DESCRIPTORS_MAX).filter_map(|number| {
+        let name = CString::new(format!("fd/{number}")).ok()?;
+        let length = task.link(&name, &mut target).ok()?;
+        Some(PathBuf::from(OsStr::from_bytes(&target[..length])))
+    });
+    descriptors.collect()
 }

@@ -161,6 +161,10 @@ impl Keeper {
         if self.has_learned_what_appeared(incident) {
             self.healer.forget(path);
         }
+        // Not what is in a writer's hands only: tried again later, it is put back too.
+        if incident.hint() == crate::heal::Change::Modified {
+            self.healer.leave_no_more(path);
+        }
         let record = self.reporter.open(&self.proc, self.trust.lineage(), about);
         let subject = record.as_deref().map_or(serde_json::Value::Null, Reporter::subject_of);
         let hint = Hint { change: incident.hint(), appeared: incident.appeared(), subject };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Keeper;
 use crate::heal::Hint;
 
-/// Trusted writers' changes without notification (chattr) are not patrolled away so soon after they were at work.
+/// Trusted writers' changes without notification (chattr +d, mappings) are not patrolled away so soon after they were at work.
 const AFTER_TRUSTED: Duration = Duration::from_secs(2);
 /// How long one look of the patrol takes: 0.4 % of a CPU, for some hundred names.
 const PATROL: Duration = Duration::from_millis(1);
@@ -48,8 +48,9 @@ impl Keeper {
         if is_disturbed || self.patrolled_at.elapsed() < REPORTED_WITHIN {
             return;
         }
-        for path in std::mem::take(&mut self.suspects) {
-            self.leave_to_writers(&path);
+        let suspects = std::mem::take(&mut self.suspects);
+        self.leave_to_writers(&suspects);
+        for path in suspects {
             let actions = self.healer.reconcile(&path, &Hint::default());
             self.conclude(actions, None, None);
         }
