@@ -3,7 +3,9 @@
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -32,8 +34,24 @@ const PSEUDO_FILESYSTEMS: [libc::c_long; 7] = [
 /// A directory that has been seen and not been read.
 struct Waiting {
     path: CString,
-    /// The device of the directory above, whose filesystem is known to hold files.
-    device: Option<u64>,
+    /// The directory above, whose filesystem is known to hold files.
+    above: Option<Above>,
+}
+
+#[derive(Clone)]
+struct Above {
+    device: u64,
+    directory: Arc<OwnedFd>,
+}
+
+impl Waiting {
+    fn open(&self) -> io::Result<OwnedFd> {
+        let name = self.path.to_bytes_with_nul().rsplit(|&byte| byte == b'/').next();
+        match (&self.above, name.map(CStr::from_bytes_with_nul)) {
+            (Some(above), Some(Ok(name))) => directory::open_in(above.directory.as_fd(), name, &self.path),
+            _ => directory::open(&self.path),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +77,7 @@ impl<'a> TreeWalk<'a> {
 
     /// Marks `top` and every directory below it that something protects, and the files with several names in them.
     pub(super) fn run(self, top: CString, report: &mut Report) {
-        self.queue.lock().waiting.push(Waiting { path: top, device: None });
+        self.queue.lock().waiting.push(Waiting { path: top, above: None });
         report.merge(self.walk(HELP_FROM));
         if self.queue.lock().waiting.is_empty() {
             return;
@@ -107,23 +125,26 @@ impl<'a> TreeWalk<'a> {
         if !self.marker.concerns(path.to_bytes()) || reach::is_covered(path.to_bytes()) {
             return;
         }
-        let visited = directory::open(path).and_then(|directory| {
+        let visited = next.open().and_then(|directory| {
             let id = file::stat_fd(directory.as_fd())?.id;
             // Another filesystem begins at another device.
-            if next.device != Some(id.dev) && is_pseudo(directory.as_fd()) {
+            if next.above.as_ref().is_none_or(|above| above.device != id.dev) && is_pseudo(directory.as_fd())
+            {
                 return Ok(());
             }
             self.marker.mark_open_directory(directory.as_fd(), id, path.to_bytes(), report)?;
             if !self.seen.lock().insert(id) {
                 return Ok(());
             }
+            let directory = Arc::new(directory);
+            let above = Above { device: id.dev, directory: Arc::clone(&directory) };
             while let Some(entries) = directory::read(directory.as_fd(), buffer)? {
                 for entry in entries {
                     let below = || join(path, entry.name.to_bytes());
                     // An entry that vanishes meanwhile needs no mark.
                     let stat = || file::stat_at(directory.as_fd(), entry.name);
                     match entry.kind {
-                        libc::DT_DIR => found.push(Waiting { path: below(), device: Some(id.dev) }),
+                        libc::DT_DIR => found.push(Waiting { path: below(), above: Some(above.clone()) }),
                         libc::DT_REG => {
                             if let Ok(stat) = stat()
                                 && stat.links > 1
@@ -133,7 +154,7 @@ impl<'a> TreeWalk<'a> {
                         }
                         libc::DT_UNKNOWN => match stat() {
                             Ok(stat) if stat.file_type() == libc::S_IFDIR => {
-                                found.push(Waiting { path: below(), device: Some(id.dev) });
+                                found.push(Waiting { path: below(), above: Some(above.clone()) });
                             }
                             Ok(stat) => self.marker.mark_file(&below(), &stat, report),
                             Err(_) => {}

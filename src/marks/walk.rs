@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -68,9 +68,9 @@ impl Marker<'_> {
     /// Marks everything that the snapshot protects.
     pub fn mark_all(&self) -> Report {
         let mut report = Report::default();
-        let mut marked = None;
+        let mut beside = None;
         for root in self.snapshot.roots() {
-            self.mark_root(root, &mut marked, &mut report);
+            self.mark_root(root, &mut beside, &mut report);
         }
         self.watch_above(&mut report);
         report
@@ -137,20 +137,23 @@ impl Marker<'_> {
 
     /// Marks one root, or the place where it will appear.
     ///
-    /// `marked`: the directory that the root before this one has just had marked. Roots are in the order of their
-    /// paths, so the files of one directory follow each other, and it is marked for the first of them.
-    fn mark_root<'r>(&self, root: Root<'r>, marked: &mut Option<&'r Path>, report: &mut Report) {
+    /// `beside`: the directory of the root before this one. Roots are in the order of their paths, so the files of one
+    /// directory follow each other, and it is opened and marked for the first of them.
+    fn mark_root<'r>(&self, root: Root<'r>, beside: &mut Option<Beside<'r>>, report: &mut Report) {
         let Some(name) = named(root.path) else { return };
-        match stat(&name) {
+        let parent = root.path.parent();
+        if beside.as_ref().map(|beside| beside.path) != parent {
+            *beside = parent.and_then(Beside::open);
+        }
+        let found = beside.as_ref().map_or_else(|| stat(&name), |beside| beside.stat(root.path, &name));
+        match found {
             Ok(stat) if stat.file_type() == libc::S_IFDIR => match root.reach {
                 Reach::Tree => TreeWalk::new(self).run(name, report),
                 Reach::Entries | Reach::File => self.mark_directory(root.path, report),
             },
             Ok(stat) => {
-                let parent = root.path.parent();
-                if *marked != parent {
+                if !beside.as_mut().is_some_and(|beside| std::mem::replace(&mut beside.is_marked, true)) {
                     self.mark_parent(root.path, report);
-                    *marked = parent;
                 }
                 self.mark_file(&name, &stat, report);
             }
@@ -279,6 +282,28 @@ impl Marker<'_> {
                 .iter()
                 .any(|&index| self.snapshot.policies[index as usize].policy.action != Action::Allow)
         })
+    }
+}
+
+/// The directory of a root.
+struct Beside<'r> {
+    path: &'r Path,
+    directory: OwnedFd,
+    is_marked: bool,
+}
+
+impl<'r> Beside<'r> {
+    fn open(path: &'r Path) -> Option<Self> {
+        let directory = reach::open(path.as_os_str().as_bytes(), libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
+        Some(Self { path, directory, is_marked: false })
+    }
+
+    fn stat(&self, path: &Path, whole: &CStr) -> io::Result<Stat> {
+        let Some(Ok(name)) = path.file_name().map(|name| CString::new(name.as_bytes())) else {
+            return stat(whole);
+        };
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        file::stat_fd(reach::open_in(self.directory.as_fd(), &name, whole.to_bytes(), flags)?.as_fd())
     }
 }
 

@@ -31,8 +31,19 @@ pub struct Entry<'b> {
 /// Those of open(2); `ENOTDIR` for what is none, `ELOOP` or `ENOTDIR` for a link, `EXDEV` where a mount came over it,
 /// see [`reach`].
 pub fn open(path: &CStr) -> io::Result<OwnedFd> {
+    open_without_trace(|flags| reach::open(path.to_bytes(), flags, 0))
+}
+
+/// The same for a directory whose own directory is open as `above`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_in(above: BorrowedFd<'_>, name: &CStr, path: &CStr) -> io::Result<OwnedFd> {
+    open_without_trace(|flags| reach::open_in(above, name, path.to_bytes(), flags))
+}
+
+fn open_without_trace(open: impl Fn(i32) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     const FLAGS: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let open = |flags| reach::open(path.to_bytes(), flags, 0);
     open(FLAGS | libc::O_NOATIME).or_else(|error| {
         // Not for whose owner has no id in our user namespace.
         if error.raw_os_error() == Some(libc::EPERM) { open(FLAGS) } else { Err(error) }

@@ -145,6 +145,17 @@ pub fn open(path: &[u8], flags: i32, resolve: u64) -> io::Result<OwnedFd> {
     }
 }
 
+/// Opens `name` in `directory` where that is quickest: on the same mount; elsewhere `path`, which leads to the same.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_in(directory: BorrowedFd<'_>, name: &CStr, path: &[u8], flags: i32) -> io::Result<OwnedFd> {
+    match names::open_resolving(Some(directory), name, flags, WITHIN) {
+        Err(error) if error.raw_os_error() == Some(libc::EXDEV) => open(path, flags, 0),
+        other => other,
+    }
+}
+
 /// A descriptor that stands for what `name` in `directory` is.
 ///
 /// # Errors
