@@ -178,10 +178,10 @@ impl Keeper {
         let started = Instant::now();
         let due = self.flagging.search.as_mut().filter(|search| search.next <= started);
         let Some(search) = due else { return };
-        let (check, mut found) = (search.check, std::mem::take(&mut search.likely));
-        let (touched, last) = self.healer.patrol(&search.at, SLICE);
-        found.extend(touched);
-        let is_found = self.right_flags(&found, check);
+        let (check, likely, at) = (search.check, std::mem::take(&mut search.likely), search.at.clone());
+        let was_likely = self.right_flags(&likely, check);
+        let (touched, last) = self.healer.patrol(&at, SLICE);
+        let is_found = self.right_flags(&touched, check) || was_likely;
         self.flagging.searched(last, is_found, started.elapsed());
     }
 
@@ -196,16 +196,10 @@ impl Keeper {
             let is_his = reach::metadata(path).is_ok_and(|found| is_since(&found, check.at_ns));
             let tid = if is_his { check.tid } else { 0 };
             // What he ran then, whatever he runs now.
-            let (when, path) = (Moment { position: 0, after_ns: check.at_ns }, path.clone());
-            self.take(Incident {
-                mask: libc::FAN_ATTRIB,
-                tid,
-                when,
-                path: path.clone(),
-                now: None,
-                target: None,
-            });
-            is_any_right |= !self.healer.has_other_flags(&path);
+            let when = Moment { position: 0, after_ns: check.at_ns };
+            let mask = libc::FAN_ATTRIB;
+            self.take(Incident { mask, tid, when, path: path.clone(), now: None, target: None });
+            is_any_right |= !self.healer.has_other_flags(path);
         }
         is_any_right
     }
